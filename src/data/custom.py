@@ -1,0 +1,109 @@
+"""A user's own questions: one JSON object a line.
+
+    {"question": "What is the capital of France?", "answer": "Paris"}
+    {"question": "2 + 2 = ?", "choices": ["3", "4"], "answer": "B", "subject": "sums"}
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, overload
+
+from src.data import prompts
+from src.data.example import LETTERS, Example
+from src.errors import DataError
+
+FIELDS = ("question", "answer", "choices", "subject")
+
+
+class QADataset(Sequence[Example]):
+    """A sequence of `Example`s from a JSONL file.
+
+    Args:
+        path: the file; one JSON object a line with `question`, `answer` and, if wanted, `choices` (a list
+            of texts) and `subject`.
+        columns: the file's own names for these fields, e.g. {"question": "q", "answer": "a"}.
+        marking: how free answers are judged (see `src.data.scoring.mark`). With choices, the answer is a
+            letter, or the text of one of the choices.
+
+    Raises:
+        DataError: a missing file or field or a malformed row, with the file's name and the row number.
+    """
+
+    stop = ("\n",)
+    max_new_tokens = 64
+
+    def __init__(self, path: str | Path, *, columns: Mapping[str, str] | None = None, marking: str = "exact"):
+        self.path, self.marking = Path(path), marking
+        self.columns = {field: field for field in FIELDS} | dict(columns or {})
+        if unknown := set(self.columns) - set(FIELDS):
+            raise DataError(f"Unknown field(s) in columns: {sorted(unknown)}. Known: {', '.join(FIELDS)}.")
+        if not self.path.is_file():
+            raise DataError(f"There is no file {self.path}. Give a JSONL file of questions as data.path.")
+
+    @overload
+    def __getitem__(self, index: int) -> Example: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Example]: ...
+    def __getitem__(self, index: int | slice) -> Example | list[Example]:
+        return self._examples[index]
+
+    def __len__(self) -> int:
+        return len(self._examples)
+
+    @cached_property
+    def _examples(self) -> list[Example]:
+        lines = self.path.read_text(encoding="utf-8-sig").splitlines()
+        examples = [self._example(line, number) for number, line in enumerate(lines, 1) if line.strip()]
+        if not examples:
+            raise DataError(f"{self.path} holds no questions.")
+        if len({bool(example.choices) for example in examples}) > 1:
+            raise DataError(f"{self.path} mixes questions with and without choices: split it into two files.")
+        return examples
+
+    def _example(self, line: str, number: int) -> Example:
+        row = self._row(line, number)
+        question, answer = self._text(row, "question", number), self._text(row, "answer", number)
+        subject = str(row.get(self.columns["subject"]) or "")
+        choices = row.get(self.columns["choices"]) or ()
+        if not choices:
+            return Example(question, answer, subject=subject, prompt=prompts.free_answer(question))
+        choices = self._checked_choices(choices, number)
+        letter = self._letter(answer, choices, number)
+        return Example(question, letter, choices, subject, prompts.multiple_choice(question, choices))
+
+    def _row(self, line: str, number: int) -> dict[str, Any]:
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise self._error(number, f"not JSON ({error.msg} at column {error.colno})") from error
+        if not isinstance(row, dict):
+            raise self._error(number, f"expected an object with the fields, found {type(row).__name__}")
+        return row
+
+    def _text(self, row: dict[str, Any], field: str, number: int) -> str:
+        value = row.get(self.columns[field])
+        if value is None or isinstance(value, bool | dict | list) or not str(value).strip():
+            raise self._error(
+                number,
+                f"{self.columns[field]!r} is {'missing' if value is None else f'no text: {value!r}'}; "
+                f"the row has {sorted(row)}. Name the columns with data.columns",
+            )
+        return str(value).strip()
+
+    def _checked_choices(self, choices: Any, number: int) -> tuple[str, ...]:
+        if not isinstance(choices, list) or not 2 <= len(choices) <= len(LETTERS):
+            raise self._error(number, f"choices must be a list of 2 to {len(LETTERS)} texts, not {choices!r:.80}")
+        return tuple(str(choice) for choice in choices)
+
+    def _letter(self, answer: str, choices: tuple[str, ...], number: int) -> str:
+        letters = LETTERS[: len(choices)]
+        if answer in choices:
+            return letters[choices.index(answer)]
+        if len(answer) == 1 and answer.upper() in letters:
+            return answer.upper()
+        raise self._error(number, f"the answer {answer!r} is neither a letter {letters[0]}-{letters[-1]} nor a choice")
+
+    def _error(self, number: int, what: str) -> DataError:
+        return DataError(f"{self.path.name}, row {number}: {what}.")

@@ -1,0 +1,91 @@
+"""GSM8K (Cobbe et al. 2021, arXiv 2110.14168): grade-school arithmetic in words, free answers.
+
+    >>> GSM8KDataset("test", path="data/gsm8k")[0]
+    Example(question='Janet’s ducks lay 16 eggs per day. ...', target='18', ...)
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, overload
+
+from src.data import prompts
+from src.data.example import Example
+from src.errors import DataError
+
+HUB_NAME = "openai/gsm8k"
+
+
+class GSM8KDataset(Sequence[Example]):
+    """A sequence of `Example`s; `target` is the number after "####".
+
+    Args:
+        split: "train" (7,473 questions) or "test" (1,319).
+        path: a folder with train.jsonl and test.jsonl, or a hub name or hub-like folder. None: the hub.
+        shots: solved examples before each question: the first ones of the training split, the same for
+            every question, with their calculator marks (<<..>>) as in lm-evaluation-harness.
+
+    Raises:
+        DataError: an unknown split, a missing file, or a row without a final answer.
+    """
+
+    marking = "numeric"
+    stop = ("Question:", "</s>", "<|im_end|>")
+    max_new_tokens = 256
+
+    def __init__(self, split: str, *, path: str | Path | None = None, shots: int = 0):
+        if split not in ("train", "test"):
+            raise DataError(f"GSM8K has no split {split!r}. Choose train or test.")
+        if shots and split == "train":
+            raise DataError("Few-shot examples come from the training split: use shots=0 with it.")
+        self.split, self.path, self.shots = split, path, shots
+
+    @overload
+    def __getitem__(self, index: int) -> Example: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Example]: ...
+    def __getitem__(self, index: int | slice) -> Example | list[Example]:
+        return self._examples[index]
+
+    def __len__(self) -> int:
+        return len(self._examples)
+
+    @cached_property
+    def _examples(self) -> list[Example]:
+        shots = [(prompts.free_answer(q), a) for q, a in self._rows("train", limit=self.shots)]
+        return [
+            Example(
+                question=question,
+                target=final_answer(answer),
+                subject="gsm8k",
+                prompt=prompts.with_shots(prompts.free_answer(question), shots),
+            )
+            for question, answer in self._rows(self.split)
+        ]
+
+    def _rows(self, split: str, limit: int | None = None) -> Iterator[tuple[str, str]]:
+        for number, row in enumerate(self._raw_rows(split)):
+            if limit is not None and number >= limit:
+                return
+            try:
+                yield row["question"], row["answer"]
+            except KeyError as error:
+                raise DataError(f"GSM8K {split}, row {number + 1}: no field {error}.") from error
+
+    def _raw_rows(self, split: str) -> Iterator[dict[str, Any]]:
+        if self.path is not None and (file := Path(self.path) / f"{split}.jsonl").is_file():
+            with file.open(encoding="utf-8") as lines:
+                yield from (json.loads(line) for line in lines)
+        else:
+            from src.data.hub import load_rows
+
+            yield from load_rows(str(self.path or HUB_NAME), "main", split)
+
+
+def final_answer(solution: str) -> str:
+    """What follows the last "####". Raises DataError where there is none."""
+    _, marker, final = solution.rpartition("####")
+    if not marker or not final.strip():
+        raise DataError(f"A GSM8K answer has no final number after '####': {solution[-80:]!r}")
+    return final.strip()

@@ -1,0 +1,136 @@
+"""MMLU (Hendrycks et al. 2021, arXiv 2009.03300): four choices, 57 subjects.
+
+    >>> MMLUDataset("test", path="data/mmlu")[0]
+    Example(question='Find the degree for the given field extension ...', target='B',
+            choices=('0', '4', '2', '6'), subject='abstract_algebra', ...)
+"""
+
+import csv
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, overload
+
+from src.data import prompts
+from src.data.example import LETTERS, Example
+from src.data.mmlu_subjects import subjects_of
+from src.errors import DataError
+
+HUB_NAME = "cais/mmlu"
+SPLITS = {
+    "train": ("dev", "val"),
+    "dev": ("dev",),
+    "val": ("val",),
+    "test": ("test",),
+    "auxiliary_train": ("auxiliary_train",),
+}
+_HUB_SPLITS = {"val": "validation"}
+
+Row = tuple[str, tuple[str, ...], str, str]  # question, choices, letter, subject
+
+
+class MMLUDataset(Sequence[Example]):
+    """A sequence of `Example`s.
+
+    Args:
+        split: "test" (14,042 questions), "val" (1,531), "dev" (285, the few-shot pool), "train" (dev and
+            val together, 1,816: MMLU has no training split of its own), or "auxiliary_train" (99,842
+            questions of other data sets, without subjects; on the hub only).
+        category: "STEM", "humanities", "social sciences", "other" (case does not matter), a subcategory
+            such as "physics", a single subject, or None for all.
+        path: a folder of the original CSV files (dev/, val/, test/), or a hub name or hub-like folder.
+            None: `cais/mmlu` from the hub.
+        shots: solved examples before each question: the first ones of the subject's dev set, in order,
+            as in lm-evaluation-harness.
+
+    Raises:
+        DataError: an unknown split or category, a missing file, or a row that is not a question.
+    """
+
+    marking = "letter"
+    stop: tuple[str, ...] = ()
+    max_new_tokens = 0
+
+    def __init__(self, split: str, category: str | None = None, *, path: str | Path | None = None,
+                 shots: int = 0):  # fmt: skip
+        if split not in SPLITS:
+            raise DataError(f"MMLU has no split {split!r}. Choose one of {', '.join(SPLITS)}.")
+        if not 0 <= shots <= 5:
+            raise DataError(f"shots={shots}: MMLU's dev set has 5 solved examples a subject. Choose 0 to 5.")
+        self.split, self.category, self.path, self.shots = split, category, path, shots
+        self._subjects = subjects_of(category)
+
+    @overload
+    def __getitem__(self, index: int) -> Example: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Example]: ...
+    def __getitem__(self, index: int | slice) -> Example | list[Example]:
+        return self._examples[index]
+
+    def __len__(self) -> int:
+        return len(self._examples)
+
+    @cached_property
+    def _examples(self) -> list[Example]:
+        rows = [row for part in SPLITS[self.split] for row in self._rows(part)]
+        solved = self._solved() if self.shots else {}
+        return [self._example(row, solved.get(row[3], [])) for row in rows]
+
+    def _example(self, row: Row, shots: list[tuple[str, str]]) -> Example:
+        question, choices, letter, subject = row
+        prompt = prompts.with_shots(prompts.multiple_choice(question, choices), shots, _description(subject))
+        return Example(question.strip(), letter, choices, subject, prompt)
+
+    def _solved(self) -> dict[str, list[tuple[str, str]]]:
+        shots: dict[str, list[tuple[str, str]]] = {}
+        for question, choices, letter, subject in self._rows("dev"):
+            shots.setdefault(subject, []).append((prompts.multiple_choice(question, choices), letter))
+        return {subject: solved[: self.shots] for subject, solved in shots.items()}
+
+    def _rows(self, part: str) -> Iterator[Row]:
+        rows = _csv_rows(Path(self.path), part) if self._is_csv_folder() else self._hub_rows(part)
+        wanted = self._subjects
+        return (row for row in rows if wanted is None or row[3] in wanted)
+
+    def _is_csv_folder(self) -> bool:
+        return self.path is not None and (Path(self.path) / "test").is_dir()
+
+    def _hub_rows(self, part: str) -> Iterator[Row]:
+        from src.data.hub import load_rows
+
+        for row in load_rows(str(self.path or HUB_NAME), "all", _HUB_SPLITS.get(part, part)):
+            yield _checked_hub_row(row)
+
+
+def _description(subject: str) -> str:
+    if not subject:
+        return ""
+    name = subject.replace("_", " ")
+    return f"The following are multiple choice questions (with answers) about {name}.\n\n"
+
+
+def _checked_hub_row(row: dict[str, Any]) -> Row:
+    try:
+        choices, answer = tuple(row["choices"]), int(row["answer"])
+        return row["question"], choices, LETTERS[:4][answer], row["subject"]
+    except (KeyError, IndexError, TypeError, ValueError) as error:
+        raise DataError(
+            f"A row does not look like MMLU: {row!r:.200}. It needs question, subject, choices and answer."
+        ) from error
+
+
+def _csv_rows(folder: Path, part: str) -> Iterator[Row]:
+    # The csv module and not pandas: read_csv turns the answer text "None" into a missing value.
+    paths = sorted((folder / part).glob(f"*_{part}.csv"))
+    if not paths:
+        raise DataError(f"{folder / part} holds no *_{part}.csv files. Give the folder with dev/, val/, test/.")
+    for path in paths:
+        subject = path.stem.removesuffix(f"_{part}")
+        with path.open(encoding="utf-8", newline="") as file:
+            for number, fields in enumerate(csv.reader(file), start=1):
+                if len(fields) != 6 or fields[5] not in LETTERS[:4]:
+                    raise DataError(
+                        f"{path.name}, row {number}: expected question, four choices and a letter A-D, "
+                        f"found {len(fields)} fields ending in {fields[-1:]}."
+                    )
+                yield fields[0], tuple(fields[1:5]), fields[5], subject

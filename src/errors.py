@@ -1,0 +1,54 @@
+"""Every error this library raises on purpose, as one tree.
+
+Each is also the stdlib type a caller would catch. A message says what happened, with the value, and
+what to do next. To add one: derive from `ProbingError` (or a child) and the stdlib type, give it one
+positional message (so that it stays picklable), and map it to an exit code in `src.cli` if it needs one.
+"""
+
+
+class ProbingError(Exception):
+    """Base of every error raised on purpose by this library."""
+
+
+class ConfigError(ProbingError, ValueError):
+    """A setting that is unknown, of the wrong type, or in conflict with another."""
+
+
+class CredentialsError(ProbingError, RuntimeError):
+    """No usable credentials for a service."""
+
+
+class DownloadError(ProbingError, OSError):
+    """Something remote or local could not be fetched."""
+
+
+class IntegrityError(DownloadError):
+    """A file that is not what it should be: torn, of another format, or with another hash."""
+
+
+class UnsafeArchiveError(IntegrityError):
+    """An archive that asks for something an adapter never needs."""
+
+
+class AdapterError(ProbingError, ValueError):
+    """An adapter that would load but not do what its training did."""
+
+
+class ModelError(ProbingError, ValueError):
+    """A model that cannot be loaded, or does not have what was asked of it (a layer, a tokenizer)."""
+
+
+class DataError(ProbingError, ValueError):
+    """A data set, a question or a text that cannot be used as it is."""
+
+
+class CacheError(ProbingError, OSError):
+    """A cache folder that cannot be used."""
+
+
+class ScoringError(ProbingError, ValueError):
+    """Labels, confidences or features from which no metric or probe can be computed."""
+
+
+class MissingExtraError(ProbingError, ImportError):
+    """An optional package that this call needs is not installed."""

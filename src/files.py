@@ -1,0 +1,101 @@
+"""Files and folders that are either absent or complete.
+
+Everything is written to a private temporary beside its destination, flushed to the disk and then
+renamed. All system calls go through `_sys`, so that a test can make each of them fail in turn.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+_sys = SimpleNamespace(
+    open=os.open, write=os.write, fsync=os.fsync, close=os.close, replace=os.replace, unlink=os.unlink
+)
+
+
+def _temporary_beside(path: Path) -> Path:
+    """A name no other process or thread uses: locks succeed silently on some network file systems."""
+    return path.with_name(f".{path.name}.{os.getpid()}.{uuid.uuid4().hex[:12]}.tmp")
+
+
+def write_bytes(path: Path, data: bytes | memoryview) -> None:
+    """Write `data` so that `path` holds the old or the new content, never a part. Raises OSError."""
+    temporary = _temporary_beside(path)
+    handle = _sys.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+    try:
+        try:
+            view = memoryview(data)
+            while view:
+                view = view[_sys.write(handle, view) :]
+            _sys.fsync(handle)
+        finally:
+            _sys.close(handle)
+        _sys.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 text atomically."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write strict JSON (NaN and infinity are errors) atomically."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+@contextlib.contextmanager
+def staged_directory(destination: Path) -> Iterator[Path]:
+    """Yield a private sibling folder that becomes `destination` when the block ends without an error.
+
+    A folder that already stands at `destination` is replaced; on any error it is left as it was and
+    the staging folder is removed.
+    """
+    destination.parent.mkdir(parents=True, exist_ok=True)
+    staging = _temporary_beside(destination)
+    staging.mkdir()
+    try:
+        yield staging
+        _replace_directory(staging, destination)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _replace_directory(staging: Path, destination: Path) -> None:
+    """Folders cannot be exchanged in one call on every system: the old one steps aside first."""
+    if not destination.exists():
+        _sys.replace(staging, destination)
+        return
+    aside = _temporary_beside(destination)
+    _sys.replace(destination, aside)
+    try:
+        _sys.replace(staging, destination)
+    except OSError:
+        _sys.replace(aside, destination)
+        raise
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def sha256_of_file(path: Path) -> str:
+    """Hex SHA-256 of a file's content, read in blocks."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def sha256_of_json(value: Any) -> str:
+    """Hex SHA-256 of the canonical JSON of `value` (sorted keys, no spaces)."""
+    canonical = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return hashlib.sha256(canonical.encode("utf-8")).hexdigest()

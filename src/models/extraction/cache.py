@@ -1,0 +1,113 @@
+"""Rows on disk: immutable safetensors shards, named by the hash of their own bytes; no index, no lock.
+
+A folder holds one sub-folder per context (everything that determines a row besides its tokens, readable in
+its context.json). A shard holds the keys of its rows and one tensor per quantity. The set of complete shards
+is the state: writers never wait for each other, and a killed run leaves whole shards only.
+"""
+
+import hashlib
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import xxhash
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load, save
+from torch import Tensor
+
+from src import files
+from src.errors import CacheError
+
+log = logging.getLogger(__name__)
+
+FORMAT = "confprobe-states-1"
+_KEYS = "keys"
+
+
+def row_key(token_ids: Sequence[int]) -> bytes:
+    """32 bytes that name a sequence of tokens. Ids, not text: template, BOS and truncation are in them."""
+    return hashlib.sha256(torch.tensor(token_ids, dtype=torch.int64).numpy().tobytes()).digest()
+
+
+class ActivationCache:
+    """The rows of one context.
+
+    Args:
+        folder: the cache folder; made if needed.
+        context: what determines a row besides its tokens, as JSON values.
+
+    Raises:
+        CacheError: the folder cannot be made.
+    """
+
+    def __init__(self, folder: str | Path, context: Mapping[str, Any]):
+        self.folder = Path(folder).expanduser() / files.sha256_of_json(dict(context))[:16]
+        self._writable = True
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            if not (self.folder / "context.json").exists():
+                files.write_json(self.folder / "context.json", dict(context))
+        except OSError as error:
+            raise CacheError(f"The cache folder {folder} cannot be used: {error}. Choose another cache_dir.") from error
+
+    def read(self, keys: Sequence[bytes], quantities: Sequence[str]) -> dict[bytes, dict[str, Tensor]]:
+        """Rows found, verified: key -> {quantity: (width,)}. A row counts only where all quantities are there.
+
+        A shard whose bytes do not match its name is set aside as *.corrupt, reported once, and not used.
+        """
+        wanted = set(keys)
+        found: dict[bytes, dict[str, Tensor]] = {}
+        for path in sorted(self.folder.glob("*.safetensors")):
+            names, shard_keys = self._peek(path)
+            useful = [q for q in quantities if q in names]
+            if not useful or not wanted.intersection(shard_keys):
+                continue
+            shard = self._verified(path)
+            for row, key in enumerate(shard_keys) if shard else ():
+                if key in wanted:
+                    found.setdefault(key, {}).update({q: shard[q][row] for q in useful})
+        return {key: row for key, row in found.items() if len(row) == len(set(quantities))}
+
+    def write(self, keys: Sequence[bytes], rows: Mapping[str, Tensor]) -> None:
+        """Store one shard: `rows` maps a quantity to a tensor (len(keys), width).
+
+        Where the disk is full or read-only, one warning is given and nothing more is stored.
+        """
+        if not self._writable:
+            return
+        packed = torch.frombuffer(bytearray(b"".join(keys)), dtype=torch.uint8).reshape(len(keys), 32)
+        tensors = {name: tensor.contiguous() for name, tensor in rows.items()} | {_KEYS: packed}
+        data = save(tensors, metadata={"format": FORMAT})
+        try:
+            files.write_bytes(self.folder / f"{xxhash.xxh3_128_hexdigest(data)}.safetensors", data)
+        except OSError as error:
+            self._writable = False
+            log.warning("The cache %s cannot be written (%s): going on without it.", self.folder, error)
+
+    def _peek(self, path: Path) -> tuple[set[str], list[bytes]]:
+        """Names and keys of a shard, without reading its rows; nothing for a foreign, newer or broken one."""
+        try:
+            with safe_open(path, "pt") as shard:
+                if (shard.metadata() or {}).get("format") != FORMAT:
+                    return set(), []
+                packed = shard.get_tensor(_KEYS).numpy().tobytes()
+                return set(shard.keys()), [packed[i : i + 32] for i in range(0, len(packed), 32)]
+        except (SafetensorError, OSError) as error:
+            self._set_aside(path, str(error))
+            return set(), []
+
+    def _verified(self, path: Path) -> dict[str, Tensor] | None:
+        data = path.read_bytes()
+        if xxhash.xxh3_128_hexdigest(data) != path.stem:
+            self._set_aside(path, "its content does not match its name")
+            return None
+        return load(data)
+
+    def _set_aside(self, path: Path, reason: str) -> None:
+        log.warning("The cache shard %s is damaged (%s): set aside, its rows are computed again.", path.name, reason)
+        try:
+            path.rename(path.with_suffix(".corrupt"))
+        except OSError as error:
+            log.warning("It could not be renamed: %s", error)

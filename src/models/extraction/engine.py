@@ -1,0 +1,112 @@
+"""Texts in, rows out: plan the batches, take what is cached, compute the rest, store it batch by batch."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from src.models.extraction.cache import ActivationCache, row_key
+from src.models.extraction.capture import forward_last_token
+from src.models.extraction.fingerprint import fingerprint
+from src.models.extraction.layers import Anatomy, anatomy
+from src.models.extraction.packing import TOKEN_BUDGET, plan_batches
+
+POSITION = "last_prompt"
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What was read at the last token of each sequence.
+
+    Attributes:
+        states: layer name -> (n, d), in the model's dtype.
+        log_probabilities: (n, len(candidates)) float32, natural log over the whole vocabulary.
+        computed: how many distinct sequences went through the model; the others came from the cache.
+    """
+
+    states: dict[str, Tensor]
+    log_probabilities: Tensor
+    computed: int
+
+
+def read_rows(
+    model: Any,
+    sequences: Sequence[Sequence[int]],
+    *,
+    layers: Sequence[str] = (),
+    candidates: Sequence[int] = (),
+    cache_dir: str | Path | None = None,
+    budget: int = TOKEN_BUDGET,
+    progress: str = "hidden states",
+) -> Rows:
+    """States and next-token log-probabilities at the last token, in the order of `sequences`.
+
+    Equal sequences are computed once. 8-bit kernels let the texts of a batch influence each other (10 % with
+    outlier channels), so an 8-bit model is given one text at a time.
+
+    Args:
+        model: a causal language model, wrapped by PEFT or not; the adapter counts as it is switched now.
+        sequences: token ids, none of them empty.
+        layers: canonical names, see `layer_names`.
+        candidates: token ids whose log-probability as the next token is wanted.
+        cache_dir: where rows are kept between calls; None: not kept.
+        budget: padded tokens of one batch.
+        progress: the label of the progress bar.
+    """
+    parts = anatomy(model)
+    context = fingerprint(model) | {"position": POSITION}
+    distinct = list(dict.fromkeys(tuple(ids) for ids in sequences))
+    keys = [row_key(ids) for ids in distinct]
+    quantities = [*layers, *([_candidate_name(candidates)] if candidates else [])]
+    cache = ActivationCache(cache_dir, context) if cache_dir is not None else None
+    found = cache.read(keys, quantities) if cache is not None else {}
+    batches = plan_batches([len(ids) for ids in distinct], 1 if context["quantization"] == "8bit" else budget)
+    computed = 0
+    with tqdm(total=len(distinct), desc=progress, unit="text", disable=None, leave=False) as bar:
+        for batch in batches:
+            if not all(keys[row] in found for row in batch):
+                fresh = _compute(model, parts, [distinct[row] for row in batch], layers, candidates)
+                if cache is not None:
+                    cache.write([keys[row] for row in batch], fresh)
+                for place, row in enumerate(batch):
+                    found.setdefault(keys[row], {name: states[place] for name, states in fresh.items()})
+                computed += len(batch)
+            bar.update(len(batch))
+    return _in_order(found, [row_key(ids) for ids in sequences], layers, candidates, computed)
+
+
+def _candidate_name(candidates: Sequence[int]) -> str:
+    return "next." + "-".join(str(token) for token in candidates)
+
+
+def _compute(
+    model: Any, parts: Anatomy, batch: Sequence[Sequence[int]], layers: Sequence[str], candidates: Sequence[int]
+) -> dict[str, Tensor]:
+    states, log_probabilities = forward_last_token(model, parts, batch, layers, candidates)
+    if log_probabilities is not None:
+        states[_candidate_name(candidates)] = log_probabilities
+    return states
+
+
+def _in_order(
+    found: dict[bytes, dict[str, Tensor]],
+    keys: Sequence[bytes],
+    layers: Sequence[str],
+    candidates: Sequence[int],
+    computed: int,
+) -> Rows:
+    states = {layer: torch.stack([found[key][layer] for key in keys]) for layer in layers}
+    if not candidates:
+        return Rows(states, torch.empty(len(keys), 0), computed)
+    name = _candidate_name(candidates)
+    return Rows(states, torch.stack([found[key][name] for key in keys]), computed)
+
+
+def as_array(states: dict[str, Tensor]) -> np.ndarray:
+    """float32 (n, layers, d), layers in the order of the dictionary."""
+    return np.stack([tensor.float().numpy() for tensor in states.values()], axis=1)

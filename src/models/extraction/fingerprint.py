@@ -1,0 +1,77 @@
+"""What a hidden state depends on besides its tokens, as plain values that go into the cache key.
+
+The loaded tensors themselves are hashed, not names or dates: two revisions, two adapters, or a checkpoint
+overwritten in place never share a row, while the same base model does whether PEFT wraps it or not.
+"""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import xxhash
+from torch import Tensor, nn
+
+from src import files
+
+CAPTURE_VERSION = 1
+_WHOLE = 1 << 20  # tensors up to this many elements are hashed whole
+_SAMPLE = 1 << 16  # of larger ones, so many elements at equal distances
+_NOT_NUMERIC = ("_name_or_path", "transformers_version", "use_cache", "output_attentions",
+                "output_hidden_states", "return_dict", "_commit_hash")  # fmt: skip
+
+
+def fingerprint(model: Any) -> dict[str, Any]:
+    """Model, adapter, precision and attention path of a loaded model, with the adapter as it is switched now."""
+    config = model.config.to_dict()
+    for key in _NOT_NUMERIC:
+        config.pop(key, None)
+    return {
+        "capture": CAPTURE_VERSION,
+        "weights": _hash_tensors(_base_tensors(model)),
+        "adapter": _adapter_hash(model),
+        "dtype": str(model.get_input_embeddings().weight.dtype).removeprefix("torch."),
+        "quantization": quantization_of(model),
+        "attention": model.config._attn_implementation,
+        "config": files.sha256_of_json(json.loads(json.dumps(config, default=str)))[:16],
+    }
+
+
+def quantization_of(model: Any) -> str | None:
+    """ "8bit", "4bit" or None, as the loaded model says."""
+    if getattr(model, "is_loaded_in_8bit", False):
+        return "8bit"
+    return "4bit" if getattr(model, "is_loaded_in_4bit", False) else None
+
+
+def _base_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    for name, parameter in model.named_parameters():
+        if ".lora_" not in name:
+            yield name.removeprefix("base_model.model.").replace(".base_layer.", "."), parameter
+
+
+def _adapter_hash(model: nn.Module) -> str | None:
+    """Of the halves and scales in force; None where no adapter is attached or all are switched off."""
+    tensors = [pair for name, module in model.named_modules() for pair in _active_halves(name, module)]
+    return _hash_tensors(iter(tensors)) if tensors else None
+
+
+def _active_halves(name: str, module: Any) -> Iterator[tuple[str, Tensor]]:
+    if not hasattr(module, "lora_A") or module.disable_adapters:
+        return
+    for adapter in module.active_adapters:
+        if adapter in module.lora_A:
+            path = f"{name.removeprefix('base_model.model.')}:{module.scaling[adapter]}"
+            yield f"{path}.A", module.lora_A[adapter].weight
+            yield f"{path}.B", module.lora_B[adapter].weight
+
+
+def _hash_tensors(tensors: Iterator[tuple[str, Tensor]]) -> str:
+    digest = xxhash.xxh3_128()
+    for name, tensor in sorted(tensors, key=lambda pair: pair[0]):
+        digest.update(f"{name}|{tuple(tensor.shape)}|{tensor.dtype}".encode())
+        flat = tensor.detach().reshape(-1)
+        if flat.numel() > _WHOLE:
+            flat = flat[:: flat.numel() // _SAMPLE]
+        digest.update(flat.contiguous().cpu().view(torch.uint8).numpy())
+    return digest.hexdigest()

@@ -1,0 +1,152 @@
+"""Free answers: greedy generation in length-sorted batches, with the probability of what was said."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+
+from src.errors import DataError
+from src.models.extraction.packing import plan_batches
+from src.models.extraction.tokens import Truncation, context_length, tokenize
+
+GENERATION_BUDGET = 16_384
+MIN_NEW_TOKENS = 8
+
+
+@dataclass(frozen=True)
+class FreeAnswers:
+    """What a model said.
+
+    Attributes:
+        texts: the answers, cut before the stop string.
+        log_probabilities: (n,) mean natural log-probability of an answer's tokens (its end included).
+        finished: (n,) False where the token limit ended the answer.
+        truncated: row numbers of prompts that were cut.
+    """
+
+    texts: tuple[str, ...]
+    log_probabilities: np.ndarray
+    finished: np.ndarray
+    truncated: tuple[int, ...]
+
+    @property
+    def confidence(self) -> np.ndarray:
+        """(n,): exp of the mean log-probability, the model's own probability per token."""
+        return np.exp(self.log_probabilities)
+
+
+def answer_freely(
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[str],
+    *,
+    stop: Sequence[str] = (),
+    max_new_tokens: int = 256,
+    truncation: Truncation | None = None,
+    progress: str = "answers",
+) -> FreeAnswers:
+    """Generate one greedy answer per prompt.
+
+    A prompt and its answer share the model's context: where less than `max_new_tokens` is left, the answer
+    gets what is left, and a prompt that leaves less than 8 tokens counts as over-long.
+
+    Args:
+        model, tokenizer: from `ModelLoader.load`.
+        prompts: they end right before the answer.
+        stop: strings that end an answer; they are cut off.
+        max_new_tokens: the most tokens of one answer.
+        truncation: for over-long prompts: None is an error; "left" or "right" cuts.
+        progress: the label of the progress bar.
+
+    Raises:
+        DataError: no prompts, or an empty or over-long one.
+    """
+    if not prompts:
+        raise DataError("There are no prompts to answer.")
+    context = context_length(model)
+    reserve = min(max_new_tokens, MIN_NEW_TOKENS)
+    tokens = tokenize(tokenizer, prompts, limit=context - reserve if context else None, truncation=truncation)
+    texts: list[str] = [""] * len(prompts)
+    means, finished = np.zeros(len(prompts)), np.zeros(len(prompts), dtype=bool)
+    batches = plan_batches([len(ids) + max_new_tokens for ids in tokens.ids], GENERATION_BUDGET)
+    with tqdm(total=len(prompts), desc=progress, unit="answer", disable=None, leave=False) as bar:
+        for batch in batches:
+            rows = [tokens.ids[row] for row in batch]
+            longest = max(len(ids) for ids in rows)
+            room = min(max_new_tokens, context - longest) if context else max_new_tokens
+            for row, (text, mean, ended) in zip(batch, _generate(model, tokenizer, rows, room, stop), strict=True):
+                texts[row], means[row], finished[row] = text, mean, ended
+            bar.update(len(batch))
+    return FreeAnswers(tuple(texts), means, finished, tokens.truncated)
+
+
+class _ChosenLogProbabilities:
+    """A logits processor that changes nothing and notes the log-probability of the greedy token.
+
+    Keeping every step's logits, as `output_logits=True` does, takes batch x vocabulary x steps of memory.
+    """
+
+    def __init__(self) -> None:
+        self.steps: list[torch.Tensor] = []
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        self.steps.append(scores.float().log_softmax(-1).max(-1).values.cpu())
+        return scores
+
+
+def _generate(
+    model: Any, tokenizer: Any, rows: Sequence[Sequence[int]], room: int, stop: Sequence[str]
+) -> list[tuple[str, float, bool]]:
+    longest = max(len(ids) for ids in rows)
+    padding = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (tokenizer.eos_token_id or 0)
+    device = model.get_input_embeddings().weight.device
+    # Generation appends on the right, so it pads on the left, and needs the mask.
+    ids = torch.tensor([[padding] * (longest - len(row)) + list(row) for row in rows], device=device)
+    mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows], device=device)
+    chosen = _ChosenLogProbabilities()
+    options: dict[str, Any] = {"stop_strings": list(stop), "tokenizer": tokenizer} if stop else {}
+    with torch.inference_mode():
+        output = model.generate(
+            input_ids=ids, attention_mask=mask, do_sample=False, num_beams=1, max_new_tokens=room,
+            pad_token_id=padding, logits_processor=[chosen], temperature=None, top_p=None, top_k=None, **options,
+        )  # fmt: skip
+    steps = torch.stack(chosen.steps, dim=1).double().numpy()
+    ends = _end_ids(model, tokenizer)
+    return [
+        _one_answer(tokenizer, new, steps[row], ends, stop)
+        for row, new in enumerate(output[:, longest:].tolist())
+    ]
+
+
+def _end_ids(model: Any, tokenizer: Any) -> set[int]:
+    configured = model.generation_config.eos_token_id
+    ends = set(configured) if isinstance(configured, list) else {configured}
+    return {token for token in ends | {tokenizer.eos_token_id} if token is not None}
+
+
+def _one_answer(
+    tokenizer: Any, new: list[int], log_probabilities: np.ndarray, ends: set[int], stop: Sequence[str]
+) -> tuple[str, float, bool]:
+    """Text, mean log-probability and whether it ended by itself; what stands after its end is padding."""
+    end = next((place for place, token in enumerate(new) if token in ends), None)
+    spoken = new if end is None else new[:end]
+    text = tokenizer.decode(spoken, skip_special_tokens=True)
+    cut = min((place for place in (text.find(mark) for mark in stop) if place >= 0), default=None)
+    if cut is None:
+        counted = len(new) if end is None else end + 1
+        return text.strip(), float(log_probabilities[:counted].mean()), end is not None
+    counted = _tokens_until(tokenizer, spoken, stop)
+    return text[:cut].strip(), float(log_probabilities[:counted].mean()), True
+
+
+def _tokens_until(tokenizer: Any, spoken: list[int], stop: Sequence[str]) -> int:
+    """How many tokens it took to say a stop string: found by halving, since decoding only grows."""
+    low, high = 1, len(spoken)
+    while low < high:
+        middle = (low + high) // 2
+        text = tokenizer.decode(spoken[:middle], skip_special_tokens=True)
+        low, high = (low, middle) if any(mark in text for mark in stop) else (middle + 1, high)
+    return low

@@ -1,0 +1,19 @@
+"""From a Tinker checkpoint to a PEFT adapter folder.
+
+    from src.tinker import download_and_convert_weights
+    folder = download_and_convert_weights("checkpoint.tar", "meta-llama/Llama-3.1-8B", "weights/mine")
+
+The steps, one file each: `archive` unpacks (hostile input), `convert` renames the tensors and rebuilds the
+configuration, `download` stages, checks and publishes.
+"""
+
+from typing import TYPE_CHECKING
+
+from src.lazy import lazy_exports
+
+if TYPE_CHECKING:
+    from src.tinker.download import download_and_convert_weights
+
+__all__ = ["download_and_convert_weights"]
+
+__getattr__ = lazy_exports(__name__, {"download_and_convert_weights": "download"})
