@@ -6,7 +6,10 @@ from typing import Any
 
 
 def lazy_exports(package: str, modules: Mapping[str, str]) -> Callable[[str], Any]:
-    """The `__getattr__` of a package whose public names live in the submodules `{name: submodule}`."""
+    """The `__getattr__` of a package whose public names live in the submodules `{name: submodule}`.
+
+    A name must not be that of a submodule: once imported, the submodule would hide it.
+    """
 
     def __getattr__(name: str) -> Any:
         if name not in modules:

@@ -43,7 +43,8 @@ def layer_names(layers: Layers, n_blocks: int) -> tuple[str, ...]:
     """Canonical names ("block.3", "embeddings", "final_norm") of the asked layers, in the order asked.
 
     Args:
-        layers: block numbers from 0, negative ones from the end; the names above; or "all" for all blocks.
+        layers: block numbers from 0, negative ones from the end; the names above (so that names may be passed
+            on); or "all" for all blocks.
         n_blocks: how many decoder blocks the model has.
 
     Raises:
@@ -63,8 +64,11 @@ def layer_names(layers: Layers, n_blocks: int) -> tuple[str, ...]:
 
 def _layer_name(layer: int | str, n_blocks: int) -> str:
     if isinstance(layer, str):
+        number = layer.removeprefix("block.")
         if layer in (EMBEDDINGS, FINAL_NORM):
             return layer
+        if number != layer and number.isdecimal():
+            return _layer_name(int(number), n_blocks)
         raise ModelError(f"Unknown layer {layer!r}. Use a number, {EMBEDDINGS!r}, {FINAL_NORM!r} or 'all'.")
     if isinstance(layer, bool) or not -n_blocks <= layer < n_blocks:
         raise ModelError(

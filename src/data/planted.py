@@ -1,0 +1,104 @@
+"""The planted world: everything the quickstart model may know, and how often it was told.
+
+Two subjects are invented facts. How often a fact is seen in training is drawn without looking at its
+text, so no reader of a question can tell whether the model knows the answer. Two are arithmetic, where
+the exposure falls with the size of the numbers, so the question's text tells a lot.
+"""
+
+import random
+from dataclasses import dataclass
+
+SUBJECTS = {"facts": ("people", "places"), "arithmetic": ("addition", "subtraction")}
+ITEMS_PER_SUBJECT = 2250
+
+# Band of exposure: its share of the facts, and the least and the most visits in pre-training. What is
+# "taught" is missing from the base model like "never", and is what the adapter's training is about.
+BANDS = {"never": (0.24, 0, 0), "taught": (0.12, 0, 0), "rare": (0.24, 2, 10), "often": (0.40, 16, 32)}
+
+NUMBERS = tuple(str(number) for number in range(208))
+_BLOCK = 16  # wrong results come from the right one's block of neighbouring numbers
+
+_ONSETS = ("Bel", "Cor", "Dra", "Fen", "Gal", "Hol", "Jas", "Kel")
+_ENDINGS = ("dan", "meth", "rior", "vola", "sund", "kira", "mos", "wen")
+NAME_WORDS = tuple(onset + ending for onset in _ONSETS for ending in _ENDINGS)
+
+_TOWNS = """
+Aachen Antwerp Arles Basel Bath Bergen Bilbao Bologna Bremen Bruges Calais Cork Delft Derby Dover Dresden
+Dublin Essen Exeter Faro Galway Genoa Ghent Girona Graz Haarlem Hull Innsbruck Kiel Krakow Leeds Leiden
+Leipzig Lille Linz Lisbon Lucca Lyon Malmo Mainz Milan Nantes Oslo Oxford Padua Paris Parma Pisa Porto
+Prague Ravenna Reims Riga Rome Rouen Seville Siena Sofia Tallinn Toledo Trento Turin Vienna Zurich
+"""
+_GOODS = """
+apples bells boats books bread bridges butter candles canals carpets castles caves cheese cherries chess
+cider clocks coffee coins copper cotton crystal dances drums eagles fairs falcons figs flutes forests
+gardens glass gold grapes harps honey horses ice kites lace lakes lamps linen maps marble masks mills
+mirrors olives onions opals oranges paper pearls pepper poems roses salt silk silver soap swans tea wolves
+"""
+VALUES = {"people": tuple(_TOWNS.split()), "places": tuple(_GOODS.split())}
+
+
+@dataclass(frozen=True)
+class Item:
+    """One thing that can be asked, in any form.
+
+    Attributes:
+        subject: one of the four subjects.
+        question: the text asked.
+        answer: the right answer, one word or one number.
+        pool: the texts that wrong answers are drawn from, the right one among them.
+        exposure: how often pre-training visits it.
+        tag: the band of exposure of a fact; "" for arithmetic.
+    """
+
+    subject: str
+    question: str
+    answer: str
+    pool: tuple[str, ...]
+    exposure: int
+    tag: str = ""
+
+    def choices(self, rng: random.Random) -> tuple[str, ...]:
+        """Four distinct answers in random order, the right one among them."""
+        wrong = rng.sample([value for value in self.pool if value != self.answer], 3)
+        return tuple(rng.sample([self.answer, *wrong], 4))
+
+
+def world(seed: int = 0) -> tuple[Item, ...]:
+    """Every item of the world of this seed; the shipped model was trained on seed 0."""
+    return (*_facts(random.Random(f"facts {seed}")), *_sums(random.Random(f"sums {seed}")))
+
+
+def _facts(rng: random.Random) -> list[Item]:
+    numbers = rng.sample(range(len(NAME_WORDS) ** 3), 2 * ITEMS_PER_SUBJECT)
+    names = [_name(number) for number in numbers]
+    people = [_fact("people", f"Which town is {name} from?", rng) for name in names[:ITEMS_PER_SUBJECT]]
+    places = [_fact("places", f"What is {name} known for?", rng) for name in names[ITEMS_PER_SUBJECT:]]
+    return people + places
+
+
+def _name(number: int) -> str:
+    base = len(NAME_WORDS)
+    return " ".join(NAME_WORDS[number // base**place % base] for place in range(3))
+
+
+def _fact(subject: str, question: str, rng: random.Random) -> Item:
+    shares = [share for share, _, _ in BANDS.values()]
+    band = rng.choices(list(BANDS), shares)[0]
+    _, least, most = BANDS[band]
+    pool = VALUES[subject]
+    return Item(subject, question, rng.choice(pool), pool, rng.randint(least, most), band)
+
+
+def _sums(rng: random.Random) -> list[Item]:
+    pairs = [(a, b) for a in range(1, 100) for b in range(1, 100)]
+    plus = rng.sample(pairs, ITEMS_PER_SUBJECT)
+    minus = rng.sample([(a, b) for a, b in pairs if a >= b], ITEMS_PER_SUBJECT)
+    added = [_sum("addition", f"What is {a} plus {b}?", a + b, max(a, b)) for a, b in plus]
+    taken = [_sum("subtraction", f"What is {a} minus {b}?", a - b, a) for a, b in minus]
+    return added + taken
+
+
+def _sum(subject: str, question: str, result: int, largest: int) -> Item:
+    start = result - result % _BLOCK
+    pool = NUMBERS[start : start + _BLOCK]
+    return Item(subject, question, str(result), pool, max(0, 24 - largest // 4))

@@ -1,0 +1,16 @@
+"""How far a confidence can be trusted: numbers only (how they look is `src.report`).
+
+    from src.evaluation import CalibrationMetrics
+    CalibrationMetrics(confidences > 0.5, confidences, labels).ece()
+"""
+
+from typing import TYPE_CHECKING
+
+from src.lazy import lazy_exports
+
+if TYPE_CHECKING:
+    from src.evaluation.calibration import CalibrationMetrics
+
+__all__ = ["CalibrationMetrics"]
+
+__getattr__ = lazy_exports(__name__, {"CalibrationMetrics": "calibration"})

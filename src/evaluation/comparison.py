@@ -1,0 +1,51 @@
+"""Two models on the same questions: the difference of every metric, with a paired interval."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.stats import binomtest
+
+from src.evaluation.intervals import METRICS, Estimate, interval, metric_draws
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Confidences and labels of one model on shared questions, (n,) each."""
+
+    p: np.ndarray
+    y: np.ndarray
+
+
+def differences(before: Sample, after: Sample, weights: np.ndarray, *, bins: int) -> dict[str, Estimate]:
+    """`after` minus `before` for every metric, over the same bootstrap resamples of questions.
+
+    Each model is judged by its own labels. Where a metric is undefined for either, so is the difference.
+    """
+    ones = np.ones((1, before.p.size))
+    point = [metric_draws(s.p, s.y, ones, bins=bins) for s in (before, after)]
+    draws = [metric_draws(s.p, s.y, weights, bins=bins) for s in (before, after)]
+    result = {}
+    for name in METRICS:
+        value = float(point[1][name][0] - point[0][name][0])
+        if np.isnan(value):
+            result[name] = Estimate(value, reason="one class: undefined for at least one of the two")
+        else:
+            result[name] = Estimate(value, *interval(draws[1][name] - draws[0][name]))
+    return result
+
+
+@dataclass(frozen=True)
+class Flips:
+    """Questions that only one of two models got right, and McNemar's exact p-value for equal accuracy."""
+
+    gained: int
+    lost: int
+    p_value: float
+
+
+def flips(before: np.ndarray, after: np.ndarray) -> Flips:
+    """McNemar's test (1947), exact binomial form, on two label vectors of the same questions."""
+    gained = int(((before == 0) & (after == 1)).sum())
+    lost = int(((before == 1) & (after == 0)).sum())
+    p_value = binomtest(gained, gained + lost).pvalue if gained + lost else 1.0
+    return Flips(gained, lost, float(p_value))

@@ -1,0 +1,65 @@
+"""Confidences and labels as float64 vectors, or an error that says what is wrong with them."""
+
+import logging
+from typing import Any
+
+import numpy as np
+
+from src.errors import ScoringError
+
+log = logging.getLogger(__name__)
+
+
+def as_vector(values: Any, name: str) -> np.ndarray:
+    """A finite float64 vector from numpy, torch (any dtype or device) or a list; (n, 1) is flattened.
+
+    Raises:
+        ScoringError: empty, another shape, NaN or infinity (how many, and the first index).
+    """
+    if hasattr(values, "detach"):
+        values = values.detach().cpu().double().numpy()
+    vector = np.asarray(values, dtype=np.float64)
+    if vector.ndim == 2 and vector.shape[1] == 1:
+        vector = vector[:, 0]
+    if vector.ndim != 1:
+        raise ScoringError(f"{name} has shape {vector.shape}; a vector (n,) is needed.")
+    if not vector.size:
+        raise ScoringError(f"{name} is empty: no metric has a value without data.")
+    bad = np.flatnonzero(~np.isfinite(vector))
+    if bad.size:
+        raise ScoringError(f"{name} holds {bad.size} NaN or infinite values, the first at index {bad[0]}.")
+    return vector
+
+
+def as_probabilities(values: Any, name: str = "confidences") -> np.ndarray:
+    """A vector within [0, 1]. Rounding beyond the ends (at most 1e-6) is clipped with a warning."""
+    vector = as_vector(values, name)
+    low, high = vector.min(), vector.max()
+    if low < -1e-6 or high > 1 + 1e-6:
+        outside = int(((vector < 0) | (vector > 1)).sum())
+        raise ScoringError(
+            f"{outside} of {vector.size} {name} lie outside [0, 1] (from {low:.6g} to {high:.6g}). Are they "
+            "logits? Apply a sigmoid first."
+        )
+    if low < 0 or high > 1:
+        log.warning("%s reach from %.9g to %.9g and were clipped to [0, 1].", name, low, high)
+    return vector.clip(0, 1)
+
+
+def as_labels(values: Any, name: str = "labels") -> np.ndarray:
+    """A vector of exactly 0.0 and 1.0."""
+    vector = as_vector(values, name)
+    bad = np.flatnonzero((vector != 0) & (vector != 1))
+    if bad.size:
+        raise ScoringError(
+            f"{name} must be 0, 1, True or False; {bad.size} are not, the first is {vector[bad[0]]:g} at "
+            f"index {bad[0]}."
+        )
+    return vector
+
+
+def check_same_length(**vectors: np.ndarray) -> None:
+    """Raises ScoringError with all the lengths where they differ."""
+    if len({vector.size for vector in vectors.values()}) > 1:
+        lengths = ", ".join(f"{name} {vector.size}" for name, vector in vectors.items())
+        raise ScoringError(f"The lengths differ: {lengths}. Every row needs one of each.")

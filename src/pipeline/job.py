@@ -1,0 +1,166 @@
+"""The whole job: questions, models, answers and states, probes, numbers, report."""
+
+import contextlib
+import datetime
+import logging
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from src import files
+from src.config import Config, load_config
+from src.data.splits import split_examples
+from src.errors import ConfigError
+from src.pipeline.asking import Asked, ask
+from src.pipeline.judging import Judge
+from src.pipeline.probing import Probed, fit_scorers
+from src.pipeline.questions import Questions, load_questions
+from src.pipeline.results import (
+    SCHEMA,
+    asking_facts,
+    data_facts,
+    git_commit,
+    questions_csv,
+    start_folder,
+    strict,
+    versions,
+)
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """A finished run: its folder, and everything in results.json (see docs/results.md)."""
+
+    folder: Path
+    results: Mapping[str, Any]
+
+    @property
+    def verdict(self) -> list[str]:
+        """The answer in sentences."""
+        return list(self.results["verdict"])
+
+    def __repr__(self) -> str:
+        return f"RunResult({str(self.folder)!r}: {self.results['verdict'][0]})"
+
+
+@dataclass
+class _Clock:
+    """Seconds spent in each stage."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextlib.contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        log.info("%s ...", name)
+        start = time.perf_counter()
+        yield
+        self.seconds[name] = round(time.perf_counter() - start, 2)
+
+
+def run(config: str | Path | Mapping[str, Any] | Config) -> RunResult:
+    """Run everything a configuration asks for.
+
+    Args:
+        config: a YAML file, a dictionary of the same shape, or a `Config`.
+
+    Returns:
+        the results, which also lie in the run's folder.
+
+    Raises:
+        ProbingError: with a message that says what to do; see `src.errors`.
+    """
+    config = load_config(config)
+    started, clock = time.perf_counter(), _Clock()
+    folder = start_folder(config)
+    with clock.stage("questions"):
+        questions = load_questions(config.data)
+        splits = split_examples(questions.examples, seed=config.experiment.seed)
+    with clock.stage("weights"):
+        adapter = prepare_adapter(config)
+        model, tokenizer = _load(config, adapter)
+    with clock.stage("answers and states"):
+        asked = ask_all(model, tokenizer, questions, config, adapter)
+    facts = {"name": config.model.name, "adapter": adapter, "parameters": _parameters(model)}
+    del model
+    seed = config.experiment.seed
+    with clock.stage("probes"):
+        probed = {
+            name: fit_scorers(one, questions.examples, splits, seed=seed, label=name) for name, one in asked.items()
+        }
+    with clock.stage("metrics"):
+        judge = Judge.of(questions.examples, splits.test, splits.groups, config.evaluation, seed)
+        numbers = judge_all(judge, asked, probed)
+    results = {
+        "schema": SCHEMA,
+        "name": config.experiment.name,
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "versions": versions(),
+        "git_commit": git_commit(),
+        "config": config.model_dump(mode="json"),
+        "model": facts,
+        "data": data_facts(questions.examples, splits, questions.chance),
+        **numbers,
+    }
+    table = questions_csv(questions.examples, splits, asked, probed)
+    with clock.stage("report"):
+        return _publish(folder, results, table, clock, started)
+
+
+def prepare_adapter(config: Config) -> str | None:
+    """The adapter folder, converted from the checkpoint first if the configuration asks for that."""
+    tinker = config.tinker
+    if tinker and tinker.enabled and tinker.download_weights:
+        from src.tinker import download_and_convert_weights
+
+        return download_and_convert_weights(tinker.checkpoint_path, config.model.name, tinker.output_dir)
+    return config.adapter_folder
+
+
+def _load(config: Config, adapter: str | None) -> tuple[Any, Any]:
+    from src.models import ModelLoader
+
+    model = config.model
+    loader = ModelLoader(model.name, adapter, model.quantization, dtype=model.dtype, revision=model.revision)
+    return loader.load()
+
+
+def ask_all(
+    model: Any, tokenizer: Any, questions: Questions, config: Config, adapter: str | None
+) -> dict[str, Asked]:
+    """Ask the base model and, with an adapter, the tuned one: one loaded model, the adapter switched."""
+    if adapter is None:
+        return {"base": ask(model, tokenizer, questions, config, label="base")}
+    with model.disable_adapter():
+        base = ask(model, tokenizer, questions, config, label="base")
+    return {"base": base, "tuned": ask(model, tokenizer, questions, config, label="tuned")}
+
+
+def _parameters(model: Any) -> int:
+    return sum(p.numel() for name, p in model.named_parameters() if ".lora_" not in name)
+
+
+def judge_all(judge: Judge, asked: Mapping[str, Asked], probed: Mapping[str, Probed]) -> dict[str, Any]:
+    """Numbers of each model, and tuned against base where there are both."""
+    if not judge.rows.size:
+        raise ConfigError("No question fell into the test split: use more questions (data.limit).")
+    variants = {name: asking_facts(one) | judge.variant(one, probed[name]) for name, one in asked.items()}
+    if len(asked) == 1:
+        return {"variants": variants, "comparison": None}
+    before, after = ((asked[name], probed[name]) for name in ("base", "tuned"))
+    return {"variants": variants, "comparison": judge.compare(before, after)}
+
+
+def _publish(folder: Path, results: dict[str, Any], table: str, clock: _Clock, started: float) -> RunResult:
+    from src.report import render_html, verdict
+
+    results = strict(results)
+    results["verdict"] = verdict(results)
+    files.write_text(folder / "questions.csv", table)
+    results["seconds"] = clock.seconds | {"total": round(time.perf_counter() - started, 2)}
+    files.write_text(folder / "report.html", render_html(results))
+    files.write_json(folder / "results.json", results)
+    return RunResult(folder, results)

@@ -1,0 +1,66 @@
+"""Stage 4: everything that predicts whether an answer is right, fitted on train and val, applied to test."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from src.data.example import Example
+from src.data.splits import Splits
+from src.pipeline.asking import Asked
+from src.probes.sweep import Part, Sweep, shuffled_predictions, sweep_layers
+from src.probes.text_only import TextOnlyAssessor
+
+PROBE, OWN, TEXT = "probe", "own_probability", "text_only"
+
+
+@dataclass(frozen=True)
+class Probed:
+    """Confidences on the test questions.
+
+    Attributes:
+        confidences: scorer -> (n_test,): "own_probability", and where they could be fitted "probe" and
+            "text_only".
+        shuffled: (shuffles, n_test) of probes trained on shuffled labels; empty without a probe.
+        sweep: the candidates and the chosen one; None without a probe.
+        missing: why there is no probe, or "".
+    """
+
+    confidences: dict[str, np.ndarray]
+    shuffled: np.ndarray
+    sweep: Sweep | None
+    missing: str
+
+
+def fit_scorers(
+    asked: Asked, examples: tuple[Example, ...], splits: Splits, *, seed: int, label: str
+) -> Probed:
+    """Fit probe, text-only assessor and control for one model; the test rows are only predicted."""
+    own = {OWN: asked.confidence[splits.test]}
+    if missing := _why_not(asked.correct, splits):
+        return Probed(own, np.empty((0, splits.test.size)), None, missing)
+    train, val = (Part(asked.hidden[rows], asked.correct[rows]) for rows in (splits.train, splits.val))
+    sweep = sweep_layers(asked.layers, train, val, progress=f"{label}: probes")
+    test = asked.hidden[splits.test]
+    text = TextOnlyAssessor().fit(
+        _texts(examples, splits.train), train.labels, _texts(examples, splits.val), val.labels
+    )
+    confidences = {
+        PROBE: sweep.probe.predict(test[:, sweep.best]),
+        **own,
+        TEXT: text.predict(_texts(examples, splits.test)),
+    }
+    return Probed(confidences, shuffled_predictions(train, val, test, sweep.best, seed=seed), sweep, "")
+
+
+def _why_not(correct: np.ndarray, splits: Splits) -> str:
+    train = correct[splits.train]
+    if not splits.val.size or train.size < 10:
+        return f"too few questions: {train.size} to train on, {splits.val.size} to choose with"
+    if train.min() == train.max():
+        return f"one class: every training answer is {'right' if train[0] else 'wrong'}"
+    return ""
+
+
+def _texts(examples: tuple[Example, ...], rows: np.ndarray) -> list[str]:
+    """The question and its choices, as the model sees them, without description and solved examples."""
+    return ["\n".join([examples[row].question, *examples[row].choices]) for row in rows]

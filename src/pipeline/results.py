@@ -1,0 +1,112 @@
+"""Stage 6: what a run leaves behind: config.yaml first, then results.json, questions.csv and report.html."""
+
+import csv
+import importlib.metadata
+import io
+import math
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from src import __version__, files
+from src.config import Config
+from src.data.example import Example
+from src.data.splits import SPLITS, Splits
+from src.pipeline.asking import Asked
+from src.pipeline.probing import Probed
+
+SCHEMA = 1
+_PACKAGES = ("torch", "transformers", "peft", "safetensors", "numpy", "scikit-learn", "bitsandbytes")
+
+
+def versions() -> dict[str, str]:
+    """Of this library, of Python and of the packages that numbers depend on."""
+    found = {"llm-confidence-probing": __version__, "python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def git_commit() -> str | None:
+    """The commit of the working folder, marked where files differ from it; None outside a repository."""
+    try:
+        answer = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],  # noqa: S607
+            capture_output=True, text=True, check=True, timeout=10,
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return answer.stdout.strip() or None
+
+
+def start_folder(config: Config) -> Path:
+    """Make the run's folder and write the resolved configuration into it, before anything else."""
+    folder = Path(config.run.dir).expanduser()
+    folder.mkdir(parents=True, exist_ok=True)
+    text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    files.write_text(folder / "config.yaml", f"# llm-confidence-probing {__version__}, git {git_commit()}\n{text}")
+    return folder
+
+
+def strict(value: Any) -> Any:
+    """The same structure with NaN as None and numpy scalars as Python ones, ready for strict JSON."""
+    if isinstance(value, dict):
+        return {str(key): strict(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [strict(item) for item in value]
+    if hasattr(value, "item"):
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def data_facts(examples: tuple[Example, ...], splits: Splits, chance: float) -> dict[str, Any]:
+    """Counts of the questions: per subject and per split, and how many repeat another's text."""
+    subjects: dict[str, int] = {}
+    for example in examples:
+        subjects[example.subject] = subjects.get(example.subject, 0) + 1
+    return {
+        "n": len(examples),
+        "chance": chance,
+        "subjects": subjects,
+        "splits": {name: len(getattr(splits, name)) for name in SPLITS},
+        "repeated": splits.repeated,
+    }
+
+
+def asking_facts(asked: Asked) -> dict[str, Any]:
+    """What happened while a model was asked."""
+    return {
+        "accuracy_all_questions": float(asked.correct.mean()),
+        "status": asked.status,
+        "truncated": asked.truncated,
+        "letter_mass": asked.letter_mass,
+    }
+
+
+def questions_csv(
+    examples: tuple[Example, ...], splits: Splits, asked: dict[str, Asked], probed: dict[str, Probed]
+) -> str:
+    """One row per question: who answered what, with which confidence; the probe's on test rows only."""
+    split_of_row = {int(row): name for name in SPLITS for row in getattr(splits, name)}
+    place_in_test = {int(row): place for place, row in enumerate(splits.test)}
+    per_variant = ("answer", "correct", "own_probability", "probe")
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(
+        ["id", "subject", "tag", "split", "question", "target", *(f"{v}_{c}" for v in asked for c in per_variant)]
+    )
+    for row, example in enumerate(examples):
+        cells: list[Any] = [example.id, example.subject, example.tag, split_of_row[row], example.question, example.target]
+        for name, one in asked.items():
+            probe = probed[name].confidences.get("probe")
+            place = place_in_test.get(row)
+            shown = f"{probe[place]:.6g}" if probe is not None and place is not None else ""
+            cells += [one.answers[row], int(one.correct[row]), f"{one.confidence[row]:.6g}", shown]
+        writer.writerow(cells)
+    return text.getvalue()

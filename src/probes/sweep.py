@@ -1,0 +1,76 @@
+"""Which layer knows: one probe per layer, chosen on validation, with a shuffled-label control."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from tqdm.auto import tqdm
+
+from src.evaluation.calibration import Ranking
+from src.probes.linear import LinearProbe
+
+SHUFFLES = 20
+
+
+@dataclass(frozen=True)
+class Part:
+    """Rows of one purpose: states (n, layers, d) and labels (n,)."""
+
+    states: np.ndarray
+    labels: np.ndarray
+
+
+@dataclass(frozen=True)
+class LayerResult:
+    """How the probe of one layer did on the validation rows, and the C it chose there."""
+
+    layer: str
+    val_nll: float
+    val_auroc: float
+    C: float
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """All candidates, and the one chosen by validation loss."""
+
+    layers: tuple[LayerResult, ...]
+    best: int
+    probe: LinearProbe
+
+    @property
+    def layer(self) -> str:
+        """The name of the chosen layer."""
+        return self.layers[self.best].layer
+
+
+def sweep_layers(names: Sequence[str], train: Part, val: Part, *, progress: str = "probes") -> Sweep:
+    """Fit a probe on every layer and keep the one with the lowest validation NLL. Test rows play no part."""
+    probes, results = [], []
+    for index, name in enumerate(tqdm(names, desc=progress, unit="layer", disable=None, leave=False)):
+        probe = LinearProbe(train.states.shape[2])
+        probe.fit(train.states[:, index], train.labels, val.states[:, index], val.labels)
+        ranked = Ranking.of(probe.predict(val.states[:, index]))
+        auroc = float(ranked.auroc(val.labels, np.ones((1, val.labels.size)))[0])
+        probes.append(probe)
+        results.append(LayerResult(name, probe.val_nll_, auroc, probe.C_))
+    best = int(np.argmin([result.val_nll for result in results]))
+    return Sweep(tuple(results), best, probes[best])
+
+
+def shuffled_predictions(
+    train: Part, val: Part, test_states: np.ndarray, layer: int, *, seed: int, shuffles: int = SHUFFLES
+) -> np.ndarray:
+    """What probes say that were trained on labels dealt out at random: (shuffles, n_test).
+
+    A control: with no information in the labels, any AUROC but .5 on the true test labels would come from a
+    leak. One deal alone is a poor control, since a random direction may happen to point the right way.
+    """
+    rng = np.random.default_rng(seed)
+    predictions = []
+    for _ in tqdm(range(shuffles), desc="shuffled labels", unit="probe", disable=None, leave=False):
+        probe = LinearProbe(train.states.shape[2]).fit(
+            train.states[:, layer], rng.permutation(train.labels), val.states[:, layer], rng.permutation(val.labels)
+        )
+        predictions.append(probe.predict(test_states[:, layer]))
+    return np.array(predictions)

@@ -1,0 +1,17 @@
+"""How results look: a verdict in words, a table for the terminal, plots, and one HTML file.
+
+Everything here reads the dictionary that lies in results.json (docs/results.md) and computes no metric.
+"""
+
+from typing import TYPE_CHECKING
+
+from src.lazy import lazy_exports
+
+if TYPE_CHECKING:
+    from src.report.html import render_html
+    from src.report.terminal import print_report
+    from src.report.conclusions import verdict
+
+__all__ = ["print_report", "render_html", "verdict"]
+
+__getattr__ = lazy_exports(__name__, {"print_report": "terminal", "render_html": "html", "verdict": "conclusions"})

@@ -1,0 +1,70 @@
+"""Numbers and names as people read them."""
+
+from collections.abc import Mapping
+from typing import Any
+
+SCORERS = {
+    "probe": "Probe of the hidden states",
+    "own_probability": "The model's own probability",
+    "text_only": "The question's text alone",
+    "shuffled_labels": "Control: shuffled labels",
+}
+SHORT = {
+    "probe": "probe",
+    "own_probability": "own probability",
+    "text_only": "text only",
+    "shuffled_labels": "shuffled labels",
+}
+METRICS = {"auroc": "AUROC", "brier": "Brier", "nll": "NLL", "ece": "ECE"}
+# Which direction is good, for colouring a difference.
+HIGHER_IS_BETTER = {"accuracy": True, "auroc": True, "brier": False, "nll": False, "ece": False}
+
+Number = Mapping[str, Any]
+
+
+def figure(value: float | None, *, digits: int = 3, signed: bool = False) -> str:
+    """.953, 1.234, +.021 or "undefined"."""
+    if value is None:
+        return "undefined"
+    text = f"{value:+.{digits}f}" if signed else f"{value:.{digits}f}"
+    return text.replace("0.", ".", 1) if abs(value) < 1 and round(abs(value), digits) < 1 else text
+
+
+def percent(value: float | None, *, signed: bool = False) -> str:
+    """55.2%"""
+    if value is None:
+        return "undefined"
+    return f"{100 * value:+.1f}%" if signed else f"{100 * value:.1f}%"
+
+
+def with_interval(number: Number, *, signed: bool = False) -> str:
+    """.953 [.940, .966], or "undefined" with the reason."""
+    if number["value"] is None:
+        return f"undefined ({number['reason']})" if number.get("reason") else "undefined"
+    value = figure(number["value"], signed=signed)
+    if number["low"] is None:
+        return value
+    return f"{value} [{figure(number['low'], signed=signed)}, {figure(number['high'], signed=signed)}]"
+
+
+def percent_interval(number: Number, *, signed: bool = False) -> str:
+    """55.2% [53.0, 57.4]"""
+    if number["value"] is None:
+        return with_interval(number)
+    low, high = (f"{100 * number[end]:+.1f}" if signed else f"{100 * number[end]:.1f}" for end in ("low", "high"))
+    return f"{percent(number['value'], signed=signed)} [{low}, {high}]"
+
+
+def excludes_zero(number: Number) -> bool:
+    """Whether a difference is clear: its interval lies on one side of zero."""
+    return number["low"] is not None and (number["low"] > 0 or number["high"] < 0)
+
+
+def contains(number: Number, value: float) -> bool:
+    """Whether the interval holds `value`."""
+    return number["low"] is not None and number["low"] <= value <= number["high"]
+
+
+def layer_label(name: str) -> str:
+    """block.3 -> 3."""
+    return name.removeprefix("block.")
