@@ -4,6 +4,7 @@
     Example(question='Janet’s ducks lay 16 eggs per day. ...', target='18', ...)
 """
 
+import itertools
 import json
 from collections.abc import Iterator, Sequence
 from functools import cached_property
@@ -53,7 +54,7 @@ class GSM8KDataset(Sequence[Example]):
 
     @cached_property
     def _examples(self) -> list[Example]:
-        shots = [(prompts.free_answer(q), a) for q, a in self._rows("train", limit=self.shots)]
+        shots = self._solved() if self.shots else []
         return [
             Example(
                 question=question,
@@ -64,10 +65,12 @@ class GSM8KDataset(Sequence[Example]):
             for question, answer in self._rows(self.split)
         ]
 
-    def _rows(self, split: str, limit: int | None = None) -> Iterator[tuple[str, str]]:
+    def _solved(self) -> list[tuple[str, str]]:
+        first = itertools.islice(self._rows("train"), self.shots)
+        return [(prompts.free_answer(question), answer) for question, answer in first]
+
+    def _rows(self, split: str) -> Iterator[tuple[str, str]]:
         for number, row in enumerate(self._raw_rows(split)):
-            if limit is not None and number >= limit:
-                return
             try:
                 yield row["question"], row["answer"]
             except KeyError as error:

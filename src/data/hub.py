@@ -9,12 +9,12 @@ from src.errors import DataError, DownloadError
 def load_rows(name: str, config: str | None, split: str, *, revision: str | None = None) -> Iterator[dict[str, Any]]:
     """Rows as plain dictionaries. Raises DownloadError (hub not reachable) or DataError (no such split)."""
     import datasets
-    import requests
     from datasets.exceptions import DatasetNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError
 
     try:
         yield from datasets.load_dataset(name, config, split=split, revision=revision)
-    except (DatasetNotFoundError, requests.RequestException, ConnectionError) as error:
+    except (DatasetNotFoundError, HfHubHTTPError, ConnectionError) as error:
         raise DownloadError(
             f"The data set {name!r} could not be loaded: {error}. Check the name and the network, or give "
             "data.path, a local folder or file."

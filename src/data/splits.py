@@ -20,9 +20,8 @@ SHARES = (0.5, 0.1, 0.1, 0.3)
 
 
 def normalised(question: str) -> str:
-    """Lower case, punctuation removed, spaces collapsed; the raw text where nothing would be left."""
-    bare = " ".join(re.sub(r"[^\w\s]", "", question.lower()).split())
-    return bare or question
+    """Lower case, everything but letters and digits one space; the raw text where nothing would be left."""
+    return re.sub(r"[\W_]+", " ", question.lower()).strip() or question
 
 
 def split_of(question: str, *, seed: int = 42) -> str:
