@@ -125,7 +125,7 @@ class Config(_Section):
     data: DataConfig
     extraction: ExtractionConfig = ExtractionConfig()
     probe: ProbeConfig = ProbeConfig()
-    evaluation: EvaluationConfig = EvaluationConfig()
+    evaluation: EvaluationConfig = Field(default_factory=lambda: EvaluationConfig.model_validate({}))
     run: RunConfig
 
     @model_validator(mode="after")
@@ -174,7 +174,7 @@ def load_config(source: str | Path | Mapping[str, Any] | Config, overrides: Mapp
 
 
 def parse_override(text: str) -> tuple[str, Any]:
-    """ "a.b=c" -> ("a.b", c), with c read as YAML. Raises ConfigError."""
+    """Split "a.b=c" into ("a.b", c), with c read as YAML. Raises ConfigError."""
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
         raise ConfigError(f"--set {text!r} is not of the form a.b=value.")

@@ -82,13 +82,10 @@ def lora_tensors(model, *, rank: int = 4, seed: int = 1, head: str | None = None
 
     generator = torch.Generator().manual_seed(seed)
     tensors = {}
-    for name, module in model.named_modules():
-        if not isinstance(module, nn.Linear):
+    for path, module in model.named_modules():
+        name = head if path == "lm_head" else path
+        if not isinstance(module, nn.Linear) or name is None:
             continue
-        if name == "lm_head":
-            if head is None:
-                continue
-            name = head
         shapes = {"A": (rank, module.in_features), "B": (module.out_features, rank)}
         for half, shape in shapes.items():
             tensors[f"base_model.model.{name}.lora_{half}.weight"] = 0.2 * torch.randn(shape, generator=generator)
@@ -110,6 +107,12 @@ def write_adapter(folder: Path, tensors, **changes) -> None:
     from safetensors.torch import save_file
 
     leaves = sorted({name.split(".lora_")[0].rsplit(".", 1)[-1] for name in tensors})
-    config = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": 4, "lora_alpha": 32, "target_modules": leaves}
+    config = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "r": 4,
+        "lora_alpha": 32,
+        "target_modules": leaves,
+    }
     save_file(tensors, folder / "adapter_model.safetensors")
     (folder / "adapter_config.json").write_text(json.dumps(config | changes))

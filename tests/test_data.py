@@ -71,9 +71,8 @@ def test_mmlu_and_gsm8k_load_from_a_folder_of_the_hubs_layout(tmp_path):
         folder = tmp_path / name
         folder.mkdir()
         pd.DataFrame(rows).to_parquet(folder / f"{split}.parquet")
-        (folder / "README.md").write_text(
-            f"---\nconfigs:\n- config_name: {config}\n  data_files:\n  - split: {split}\n    path: {split}.parquet\n---\n"
-        )
+        files = f"  data_files:\n  - split: {split}\n    path: {split}.parquet"
+        (folder / "README.md").write_text(f"---\nconfigs:\n- config_name: {config}\n{files}\n---\n")
         return folder
 
     row = {"question": "Q?", "subject": "anatomy", "choices": ["None", "b", "c", "d"], "answer": 2}
@@ -132,7 +131,9 @@ def write_lines(path, *rows):
 
 
 def test_own_questions_with_and_without_choices(tmp_path):
-    free = QADataset(write_lines(tmp_path / "a.jsonl", {"q": "Capital?", "a": 5}), columns={"question": "q", "answer": "a"})
+    free = QADataset(
+        write_lines(tmp_path / "a.jsonl", {"q": "Capital?", "a": 5}), columns={"question": "q", "answer": "a"}
+    )
     assert free[0] == Example("Capital?", "5", prompt="Question: Capital?\nAnswer:")
     rows = [{"question": "2+2?", "choices": ["3", "4"], "answer": answer, "subject": "s"} for answer in ("4", "b")]
     assert [e.target for e in QADataset(write_lines(tmp_path / "b.jsonl", *rows))] == ["B", "B"]

@@ -84,7 +84,13 @@ def test_weights_of_a_resample_equal_the_rows_repeated():
     for b in range(5):
         rows = np.repeat(np.arange(60), weights[b])
         m = metrics(p[rows], y[rows])
-        expected = {"auroc": m.auroc(), "brier": m.brier(), "nll": m.nll(), "ece": m.ece(), "accuracy": y[rows].mean()}
+        expected = {
+            "auroc": m.auroc(),
+            "brier": m.brier(),
+            "nll": m.nll(),
+            "ece": m.ece(),
+            "accuracy": y[rows].mean(),
+        }
         assert {name: draw[b] for name, draw in draws.items()} == pytest.approx(expected)
 
 

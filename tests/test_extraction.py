@@ -1,7 +1,5 @@
 """Hidden states equal those of one text at a time, from the model and from the cache."""
 
-import logging
-
 import numpy as np
 import pytest
 import torch
@@ -15,7 +13,14 @@ from src.models.extraction.packing import plan_batches
 from src.models.loader import attach_adapter
 from tests.conftest import lora_tensors, random_llama, write_adapter
 
-TEXTS = ["What is the capital of France?", "Answer:", "12 345 6", "a longer text " * 9, "Answer:", "é 🙂 שלום \0"]
+TEXTS = [
+    "What is the capital of France?",
+    "Answer:",
+    "12 345 6",
+    "a longer text " * 9,
+    "Answer:",
+    "é 🙂 שלום \0",
+]
 
 
 def one_by_one(model, tokenizer, texts):

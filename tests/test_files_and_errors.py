@@ -68,9 +68,14 @@ def test_a_short_write_is_continued(tmp_path, monkeypatch):
 
 def test_a_staged_folder_appears_whole_or_not_at_all(tmp_path):
     target = tmp_path / "made"
-    with pytest.raises(RuntimeError), files.staged_directory(target) as staging:
-        (staging / "a").write_text("half")
-        raise RuntimeError
+
+    def fail_in_the_middle():
+        with files.staged_directory(target) as staging:
+            (staging / "a").write_text("half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail_in_the_middle()
     assert list(tmp_path.iterdir()) == []
     for text in ("first", "second"):
         with files.staged_directory(target) as staging:

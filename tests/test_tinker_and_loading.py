@@ -11,7 +11,14 @@ import torch
 from safetensors.torch import load_file, save, save_file
 
 from src.adapters import parse_config, read_adapter
-from src.errors import AdapterError, ConfigError, DownloadError, IntegrityError, ModelError, UnsafeArchiveError
+from src.errors import (
+    AdapterError,
+    ConfigError,
+    DownloadError,
+    IntegrityError,
+    ModelError,
+    UnsafeArchiveError,
+)
 from src.models import ModelLoader
 from src.models.loader import attach_adapter
 from src.tinker import download_and_convert_weights
@@ -149,7 +156,12 @@ def test_too_many_members_are_refused(tmp_path, tokenizer):
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(b"", "empty"), (b"<!DOCTYPE html><p>404", "an HTML page"), (b"PK\x03\x04....", "a zip file"), (b"x" * 900, "no tar")],
+    [
+        (b"", "empty"),
+        (b"<!DOCTYPE html><p>404", "an HTML page"),
+        (b"PK\x03\x04....", "a zip file"),
+        (b"x" * 900, "no tar"),
+    ],
 )
 def test_what_is_no_tar_is_named(tmp_path, content, message):
     (tmp_path / "c.tar").write_bytes(content)
@@ -185,9 +197,21 @@ Q = f"{PREFIX}model.layers.0.self_attn.q_proj.lora_"
     ("changes", "config", "message"),
     [
         ({f"{Q}B.weight": None}, TINKER_CONFIG, "q_proj.lora_B.weight is missing"),
-        ({f"{Q}A.weight": torch.full((4, 32), float("nan"))}, TINKER_CONFIG, "q_proj.lora_A.weight holds NaN"),
-        ({f"{PREFIX}model.layers.0.mlp.experts.w1.lora_A.weight": torch.ones(1, 4, 32)}, TINKER_CONFIG, r"experts\.w1"),
-        ({f"{PREFIX}model.layers.0.linear_attn.in_proj_q.lora_A.weight": torch.ones(4, 32)}, TINKER_CONFIG, "in_proj_q"),
+        (
+            {f"{Q}A.weight": torch.full((4, 32), float("nan"))},
+            TINKER_CONFIG,
+            "q_proj.lora_A.weight holds NaN",
+        ),
+        (
+            {f"{PREFIX}model.layers.0.mlp.experts.w1.lora_A.weight": torch.ones(1, 4, 32)},
+            TINKER_CONFIG,
+            r"experts\.w1",
+        ),
+        (
+            {f"{PREFIX}model.layers.0.linear_attn.in_proj_q.lora_A.weight": torch.ones(4, 32)},
+            TINKER_CONFIG,
+            "in_proj_q",
+        ),
         ({"model.layers.0.x.lora_A.weight": torch.ones(4, 32)}, TINKER_CONFIG, "not understood"),
         ({f"{PREFIX}lm_head.lora_A.weight": torch.ones(4, 32)}, TINKER_CONFIG, "Two tensors"),
         ({}, TINKER_CONFIG | {"r": 8}, "tensors have rank 4, adapter_config.json says 8"),
@@ -222,7 +246,7 @@ def test_a_hostile_configuration_is_an_adapter_error(text):
 
 def test_an_adapter_for_another_model_names_the_first_mismatch(tokenizer, adapter_folder):
     adapter = read_adapter(adapter_folder)
-    with pytest.raises(AdapterError, match="no module 'model.layers.2"):
+    with pytest.raises(AdapterError, match=r"no module 'model\.layers\.2"):
         attach_adapter(random_llama(len(tokenizer), num_hidden_layers=2), adapter)
     with pytest.raises(AdapterError, match="made for 48 -> 32 features, the base model has 40 -> 32"):
         attach_adapter(random_llama(len(tokenizer), intermediate_size=40), adapter)

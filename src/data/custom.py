@@ -1,7 +1,7 @@
 """A user's own questions: one JSON object a line.
 
-    {"question": "What is the capital of France?", "answer": "Paris"}
-    {"question": "2 + 2 = ?", "choices": ["3", "4"], "answer": "B", "subject": "sums"}
+{"question": "What is the capital of France?", "answer": "Paris"}
+{"question": "2 + 2 = ?", "choices": ["3", "4"], "answer": "B", "subject": "sums"}
 """
 
 import json

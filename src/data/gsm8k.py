@@ -1,7 +1,7 @@
 """GSM8K (Cobbe et al. 2021, arXiv 2110.14168): grade-school arithmetic in words, free answers.
 
-    >>> GSM8KDataset("test", path="data/gsm8k")[0]
-    Example(question='Janet’s ducks lay 16 eggs per day. ...', target='18', ...)
+>>> GSM8KDataset("test", path="data/gsm8k")[0]
+Example(question='Janet’s ducks lay 16 eggs per day. ...', target='18', ...)
 """
 
 import itertools

@@ -13,7 +13,7 @@ def load_rows(name: str, config: str | None, split: str, *, revision: str | None
     from huggingface_hub.errors import HfHubHTTPError
 
     try:
-        yield from datasets.load_dataset(name, config, split=split, revision=revision)
+        yield from map(dict, datasets.load_dataset(name, config, split=split, revision=revision))
     except (DatasetNotFoundError, HfHubHTTPError, ConnectionError) as error:
         raise DownloadError(
             f"The data set {name!r} could not be loaded: {error}. Check the name and the network, or give "

@@ -1,8 +1,8 @@
 """MMLU (Hendrycks et al. 2021, arXiv 2009.03300): four choices, 57 subjects.
 
-    >>> MMLUDataset("test", path="data/mmlu")[0]
-    Example(question='Find the degree for the given field extension ...', target='B',
-            choices=('0', '4', '2', '6'), subject='abstract_algebra', ...)
+>>> MMLUDataset("test", path="data/mmlu")[0]
+Example(question='Find the degree for the given field extension ...', target='B',
+        choices=('0', '4', '2', '6'), subject='abstract_algebra', ...)
 """
 
 import csv
@@ -88,12 +88,10 @@ class MMLUDataset(Sequence[Example]):
         return {subject: solved[: self.shots] for subject, solved in shots.items()}
 
     def _rows(self, part: str) -> Iterator[Row]:
-        rows = _csv_rows(Path(self.path), part) if self._is_csv_folder() else self._hub_rows(part)
+        folder = Path(self.path or HUB_NAME)
+        rows = _csv_rows(folder, part) if (folder / "test").is_dir() else self._hub_rows(part)
         wanted = self._subjects
         return (row for row in rows if wanted is None or row[3] in wanted)
-
-    def _is_csv_folder(self) -> bool:
-        return self.path is not None and (Path(self.path) / "test").is_dir()
 
     def _hub_rows(self, part: str) -> Iterator[Row]:
         from src.data.hub import load_rows

@@ -9,21 +9,18 @@ CATEGORIES: dict[str, dict[str, str]] = {
         "physics": "astronomy college_physics conceptual_physics high_school_physics",
         "biology": "college_biology high_school_biology",
         "chemistry": "college_chemistry high_school_chemistry",
-        "computer science": "college_computer_science computer_security high_school_computer_science "
-        "machine_learning",
+        "computer science": "college_computer_science computer_security high_school_computer_science machine_learning",
         "engineering": "electrical_engineering",
     },
     "humanities": {
-        "philosophy": "formal_logic logical_fallacies moral_disputes moral_scenarios philosophy "
-        "world_religions",
+        "philosophy": "formal_logic logical_fallacies moral_disputes moral_scenarios philosophy world_religions",
         "history": "high_school_european_history high_school_us_history high_school_world_history prehistory",
         "law": "international_law jurisprudence professional_law",
     },
     "social sciences": {
         "economics": "econometrics high_school_macroeconomics high_school_microeconomics",
         "geography": "high_school_geography",
-        "politics": "high_school_government_and_politics public_relations security_studies "
-        "us_foreign_policy",
+        "politics": "high_school_government_and_politics public_relations security_studies us_foreign_policy",
         "psychology": "high_school_psychology professional_psychology",
         "culture": "human_sexuality sociology",
     },

@@ -1,7 +1,7 @@
 """How far a confidence can be trusted: numbers only (how they look is `src.report`).
 
-    from src.evaluation import CalibrationMetrics
-    CalibrationMetrics(confidences > 0.5, confidences, labels).ece()
+from src.evaluation import CalibrationMetrics
+CalibrationMetrics(confidences > 0.5, confidences, labels).ece()
 """
 
 from typing import TYPE_CHECKING

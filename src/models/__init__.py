@@ -1,8 +1,8 @@
 """Models: loading with adapters and quantisation, answering, and reading hidden states.
 
-    from src.models import ModelLoader, HiddenStateExtractor
-    model, tokenizer = ModelLoader("meta-llama/Llama-3.1-8B", tinker_lora_path=folder).load()
-    HiddenStateExtractor(model, tokenizer).extract(["What is the capital of France?"], layers=[8, 16])
+from src.models import ModelLoader, HiddenStateExtractor
+model, tokenizer = ModelLoader("meta-llama/Llama-3.1-8B", tinker_lora_path=folder).load()
+HiddenStateExtractor(model, tokenizer).extract(["What is the capital of France?"], layers=[8, 16])
 """
 
 from typing import TYPE_CHECKING

@@ -115,10 +115,7 @@ def _generate(
         )  # fmt: skip
     steps = torch.stack(chosen.steps, dim=1).double().numpy()
     ends = _end_ids(model, tokenizer)
-    return [
-        _one_answer(tokenizer, new, steps[row], ends, stop)
-        for row, new in enumerate(output[:, longest:].tolist())
-    ]
+    return [_one_answer(tokenizer, new, steps[row], ends, stop) for row, new in enumerate(output[:, longest:].tolist())]
 
 
 def _end_ids(model: Any, tokenizer: Any) -> set[int]:

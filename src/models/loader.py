@@ -67,7 +67,7 @@ class ModelLoader:
             model = attach_adapter(model, adapter)
         return model.eval(), tokenizer
 
-    def _one_quantization(self, argument: str | None) -> str | None:
+    def _one_quantization(self, argument: Quantization | None) -> Quantization | None:
         if argument and self.quantization and argument != self.quantization:
             raise ConfigError(
                 f"ModelLoader was given quantization={self.quantization!r} and load() {argument!r}. Give one."
@@ -79,7 +79,7 @@ class ModelLoader:
             raise ConfigError(f"dtype={self.dtype!r} is unknown. Choose one of {', '.join(DTYPES)}.")
         return chosen
 
-    def _load_base(self, quantization: str | None) -> tuple[Any, Any]:
+    def _load_base(self, quantization: Quantization | None) -> tuple[Any, Any]:
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
         where: dict[str, Any] = {"revision": self.revision} if self.revision else {}
@@ -105,7 +105,7 @@ class ModelLoader:
         return "auto" if self.dtype == "auto" else getattr(torch, self.dtype)
 
 
-def _placement(quantization: str | None) -> dict[str, Any]:
+def _placement(quantization: Quantization | None) -> dict[str, Any]:
     cuda = torch.cuda.is_available()
     if quantization is None:
         return {"device_map": "auto"} if cuda else {}
@@ -115,7 +115,7 @@ def _placement(quantization: str | None) -> dict[str, Any]:
         )
     from transformers import BitsAndBytesConfig
 
-    config = BitsAndBytesConfig(**{f"load_in_{quantization}": True})
+    config = BitsAndBytesConfig(load_in_8bit=quantization == "8bit", load_in_4bit=quantization == "4bit")
     return {"quantization_config": config, "device_map": "auto" if cuda else {"": "cpu"}}
 
 
@@ -153,7 +153,8 @@ def linear_shapes(model: nn.Module) -> dict[str, tuple[int, int]]:
         if isinstance(module, nn.Linear):
             shapes[name] = (module.in_features, module.out_features)
         elif type(module).__name__ == "Conv1D":  # GPT-2 stores (in, out)
-            shapes[name] = (module.weight.shape[0], module.weight.shape[1])
+            rows, columns = module.get_parameter("weight").shape
+            shapes[name] = (rows, columns)
     return shapes
 
 

@@ -1,7 +1,7 @@
 """The main job, one module per stage; `run` reads like the picture in CLAUDE.md.
 
-    from src.pipeline import run
-    result = run("configs/quickstart.yaml")
+from src.pipeline import run
+result = run("configs/quickstart.yaml")
 """
 
 from typing import TYPE_CHECKING

@@ -113,4 +113,3 @@ def _ask_freely(
         truncated=len(answers.truncated),
         letter_mass=None,
     )
-

@@ -79,6 +79,8 @@ def run(config: str | Path | Mapping[str, Any] | Config) -> RunResult:
     with clock.stage("questions"):
         questions = load_questions(config.data)
         splits = split_examples(questions.examples, seed=config.experiment.seed)
+    if not splits.test.size:
+        raise ConfigError(f"None of {len(questions.examples)} questions fell into the test split: use more of them.")
     with clock.stage("weights"):
         adapter = prepare_adapter(config)
         model, tokenizer = _load(config, adapter)
@@ -128,9 +130,7 @@ def _load(config: Config, adapter: str | None) -> tuple[Any, Any]:
     return loader.load()
 
 
-def ask_all(
-    model: Any, tokenizer: Any, questions: Questions, config: Config, adapter: str | None
-) -> dict[str, Asked]:
+def ask_all(model: Any, tokenizer: Any, questions: Questions, config: Config, adapter: str | None) -> dict[str, Asked]:
     """Ask the base model and, with an adapter, the tuned one: one loaded model, the adapter switched."""
     if adapter is None:
         return {"base": ask(model, tokenizer, questions, config, label="base")}
@@ -145,8 +145,6 @@ def _parameters(model: Any) -> int:
 
 def judge_all(judge: Judge, asked: Mapping[str, Asked], probed: Mapping[str, Probed]) -> dict[str, Any]:
     """Numbers of each model, and tuned against base where there are both."""
-    if not judge.rows.size:
-        raise ConfigError("No question fell into the test split: use more questions (data.limit).")
     variants = {name: asking_facts(one) | judge.variant(one, probed[name]) for name, one in asked.items()}
     if len(asked) == 1:
         return {"variants": variants, "comparison": None}

@@ -39,7 +39,12 @@ class Judge:
 
     @classmethod
     def of(
-        cls, examples: tuple[Example, ...], test: np.ndarray, groups: np.ndarray, config: EvaluationConfig, seed: int
+        cls,
+        examples: tuple[Example, ...],
+        test: np.ndarray,
+        groups: np.ndarray,
+        config: EvaluationConfig,
+        seed: int,
     ) -> "Judge":
         """Draw the resamples by question."""
         subjects = np.array([examples[row].subject for row in test])
@@ -137,7 +142,12 @@ class Judge:
         }
 
     def _differences(
-        self, p_before: np.ndarray, y_before: np.ndarray, p_after: np.ndarray, y_after: np.ndarray, part: np.ndarray
+        self,
+        p_before: np.ndarray,
+        y_before: np.ndarray,
+        p_after: np.ndarray,
+        y_after: np.ndarray,
+        part: np.ndarray,
     ) -> dict[str, Any]:
         found = differences(
             Sample(p_before[part], y_before[part]),

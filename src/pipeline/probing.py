@@ -31,9 +31,7 @@ class Probed:
     missing: str
 
 
-def fit_scorers(
-    asked: Asked, examples: tuple[Example, ...], splits: Splits, *, seed: int, label: str
-) -> Probed:
+def fit_scorers(asked: Asked, examples: tuple[Example, ...], splits: Splits, *, seed: int, label: str) -> Probed:
     """Fit probe, text-only assessor and control for one model; the test rows are only predicted."""
     own = {OWN: asked.confidence[splits.test]}
     if missing := _why_not(asked.correct, splits):

@@ -99,10 +99,25 @@ def questions_csv(
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(
-        ["id", "subject", "tag", "split", "question", "target", *(f"{v}_{c}" for v in asked for c in per_variant)]
+        [
+            "id",
+            "subject",
+            "tag",
+            "split",
+            "question",
+            "target",
+            *(f"{v}_{c}" for v in asked for c in per_variant),
+        ]
     )
     for row, example in enumerate(examples):
-        cells: list[Any] = [example.id, example.subject, example.tag, split_of_row[row], example.question, example.target]
+        cells: list[Any] = [
+            example.id,
+            example.subject,
+            example.tag,
+            split_of_row[row],
+            example.question,
+            example.target,
+        ]
         for name, one in asked.items():
             probe = probed[name].confidences.get("probe")
             place = place_in_test.get(row)

@@ -1,8 +1,8 @@
 """Probes: linear readings of hidden states that predict whether the model's answer is correct.
 
-    from src.probes import LinearProbe
-    probe = LinearProbe(input_dim=4096).fit(X, y, X_val, y_val)
-    probe.predict(X_test)        # P(correct)
+from src.probes import LinearProbe
+probe = LinearProbe(input_dim=4096).fit(X, y, X_val, y_val)
+probe.predict(X_test)        # P(correct)
 """
 
 from typing import TYPE_CHECKING

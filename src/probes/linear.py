@@ -99,7 +99,9 @@ class LinearProbe:
         if X.ndim == 3:
             X = X[:, 0]
         if X.ndim != 2 or X.shape[1] != self.input_dim:
-            raise ScoringError(f"{name} has shape {X.shape}; (n, {self.input_dim}) or (n, 1, {self.input_dim}) is needed.")
+            raise ScoringError(
+                f"{name} has shape {X.shape}; (n, {self.input_dim}) or (n, 1, {self.input_dim}) is needed."
+            )
         bad = np.flatnonzero(~np.isfinite(X).all(axis=1))
         if bad.size:
             raise ScoringError(f"{name} holds NaN or infinity in {bad.size} rows, the first is row {bad[0]}.")

@@ -63,7 +63,7 @@ def fit_path(
     for C in grid:
         model.set_params(C=C)
         converged = _fit_quietly(model, X, y)
-        weight, bias = model.coef_[0].astype(np.float64), float(model.intercept_[0])
+        weight, bias = model.coef_[0].astype(np.float64), float(np.ravel(model.intercept_)[0])
         loss = mean_nll(X_val @ weight + bias, y_val)
         if best is None or loss < best.val_nll:
             best, waited = Fit(weight, bias, C, loss, converged), 0

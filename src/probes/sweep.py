@@ -70,7 +70,10 @@ def shuffled_predictions(
     predictions = []
     for _ in tqdm(range(shuffles), desc="shuffled labels", unit="probe", disable=None, leave=False):
         probe = LinearProbe(train.states.shape[2]).fit(
-            train.states[:, layer], rng.permutation(train.labels), val.states[:, layer], rng.permutation(val.labels)
+            train.states[:, layer],
+            rng.permutation(train.labels),
+            val.states[:, layer],
+            rng.permutation(val.labels),
         )
         predictions.append(probe.predict(test_states[:, layer]))
     return np.array(predictions)

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 from src.lazy import lazy_exports
 
 if TYPE_CHECKING:
+    from src.report.conclusions import verdict
     from src.report.html import render_html
     from src.report.terminal import print_report
-    from src.report.conclusions import verdict
 
 __all__ = ["print_report", "render_html", "verdict"]
 

@@ -95,8 +95,8 @@ def _probe_against_own(variant: Mapping[str, Any], name: str) -> list[str]:
     )  # fmt: skip
     probe = variant["scores"]["probe"]["all"]
     return [
-        f"A probe of the {name} model's hidden states ({variant['selected']['layer']}) tells right from wrong {winner}: "
-        f"AUROC {figure(probe['auroc']['value'])}, difference {with_interval(gain, signed=True)}; its ECE is "
+        f"A probe of the {name} model's hidden states ({variant['selected']['layer']}) tells right from wrong "
+        f"{winner}: AUROC {figure(probe['auroc']['value'])}, difference {with_interval(gain, signed=True)}; its ECE is "
         f"{figure(probe['ece']['value'])} (perfect calibration: {figure(probe['ece']['calibrated_mean'])})."
     ]
 
@@ -117,7 +117,9 @@ def _text_only(variant: Mapping[str, Any]) -> list[str]:
             f"{figure(variant['scores']['probe'][name]['auroc']['value'])})"
             for name in blind
         )
-        return [f"{sentence}; where it is blind and the probe is not, the probe reads knowledge, not difficulty: {shown}."]
+        return [
+            f"{sentence}; where it is blind and the probe is not, the probe reads knowledge, not difficulty: {shown}."
+        ]
     if blind:
         return [f"{sentence}; in {len(blind)} of {len(scores) - 1} subjects it is blind and the probe is not."]
     return [f"{sentence}."]
@@ -127,7 +129,9 @@ def _control(variant: Mapping[str, Any]) -> list[str]:
     scores = variant["scores"].get("shuffled_labels")
     if not scores:
         return []
-    off = [name for name, part in scores.items() if part["auroc"]["low"] is not None and not contains(part["auroc"], 0.5)]
+    off = [
+        name for name, part in scores.items() if part["auroc"]["low"] is not None and not contains(part["auroc"], 0.5)
+    ]
     if off:
         return [f"Warning: probes trained on shuffled labels differ from .5 on {', '.join(off)}: look for a leak."]
     return ["Probes trained on shuffled labels score .5 within their interval everywhere, as they must."]

@@ -19,7 +19,9 @@ MOST_SUBJECT_PLOTS = 60
 
 def render_html(results: Mapping[str, Any]) -> str:
     """The report of one run from the content of its results.json."""
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
+    environment = jinja2.Environment(
+        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+    )
     environment.globals |= {
         "SCORERS": words.SCORERS,
         "METRICS": words.METRICS,
@@ -79,7 +81,9 @@ def _figures(results: Mapping[str, Any]) -> dict[str, list[Markup]]:
     overview = []
     if any(v["layers"] for v in variants.values()):
         overview.append(_svg(plots.layer_curve(variants)))
-    overview.append(_svg(plots.base_against_tuned(variants, "auroc", "Telling right from wrong (AUROC, higher is better)")))
+    overview.append(
+        _svg(plots.base_against_tuned(variants, "auroc", "Telling right from wrong (AUROC, higher is better)"))
+    )
     overview.append(_svg(plots.base_against_tuned(variants, "ece", "Calibration error (ECE, lower is better)")))
     diagrams = [
         _svg(plots.reliability_diagram(bins, variant["scores"][scorer]["all"]["ece"],
@@ -103,11 +107,16 @@ def _svg(ax: Axes) -> Markup:
 
     buffer = io.StringIO()
     title = ax.get_title().replace("\n", ", ")
-    figure = ax.get_figure()
+    figure = ax.get_figure(root=True)
     if figure is None:
         raise ValueError("The axes belong to no figure.")
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": title, "font.family": "sans-serif"}):
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+        figure.savefig(
+            buffer,
+            format="svg",
+            transparent=True,
+            metadata=dict.fromkeys(("Date", "Creator", "Type", "Format")),
+        )
     svg = re.sub(r"^.*?<svg ", "<svg ", buffer.getvalue(), count=1, flags=re.DOTALL)
     label = jinja2.utils.htmlsafe_json_dumps(title)
     return Markup(svg.replace("<svg ", f"<svg role='img' aria-label={label} ", 1))  # noqa: S704 (made by matplotlib)

@@ -11,7 +11,12 @@ from src.report.words import SCORERS, figure, layer_label
 # Okabe and Ito's palette: told apart by the colour-blind; markers differ too, for print in grey.
 COLORS = {"base": "#0072B2", "tuned": "#D55E00"}
 MARKERS = {"base": "o", "tuned": "s"}
-_SHADES = {"probe": "#009E73", "own_probability": "#56B4E9", "text_only": "#E69F00", "shuffled_labels": "#999999"}
+_SHADES = {
+    "probe": "#009E73",
+    "own_probability": "#56B4E9",
+    "text_only": "#E69F00",
+    "shuffled_labels": "#999999",
+}
 
 
 def _axes(ax: Axes | None, size: tuple[float, float] = (4.2, 3.4)) -> Axes:

@@ -17,7 +17,9 @@ def print_report(results: Mapping[str, Any], *, console: Console | None = None) 
     console = console or Console(width=max(WIDTH, Console().width))
     data = results["data"]
     split = ", ".join(f"{name} {n:,}" for name, n in data["splits"].items())
-    console.print(f"\n[bold]{results['name']}[/bold]: {data['n']:,} questions ({split}), model {results['model']['name']}")
+    console.print(
+        f"\n[bold]{results['name']}[/bold]: {data['n']:,} questions ({split}), model {results['model']['name']}"
+    )
     for name, variant in results["variants"].items():
         _print_notes(console, name, variant)
         console.print(_scores_table(name, variant))

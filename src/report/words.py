@@ -31,7 +31,7 @@ def figure(value: float | None, *, digits: int = 3, signed: bool = False) -> str
 
 
 def percent(value: float | None, *, signed: bool = False) -> str:
-    """55.2%"""
+    """A share as 55.2%."""
     if value is None:
         return "undefined"
     return f"{100 * value:+.1f}%" if signed else f"{100 * value:.1f}%"
@@ -48,7 +48,7 @@ def with_interval(number: Number, *, signed: bool = False) -> str:
 
 
 def percent_interval(number: Number, *, signed: bool = False) -> str:
-    """55.2% [53.0, 57.4]"""
+    """A share with its interval: 55.2% [53.0, 57.4]."""
     if number["value"] is None:
         return with_interval(number)
     low, high = (f"{100 * number[end]:+.1f}" if signed else f"{100 * number[end]:.1f}" for end in ("low", "high"))
@@ -66,5 +66,5 @@ def contains(number: Number, value: float) -> bool:
 
 
 def layer_label(name: str) -> str:
-    """block.3 -> 3."""
+    """The axis label of a layer: 3 for block.3."""
     return name.removeprefix("block.")

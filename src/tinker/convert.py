@@ -24,9 +24,7 @@ from src.adapters import (
 )
 from src.errors import AdapterError
 
-_LINEAR = re.compile(
-    r"model\.layers\.\d+\.(self_attn\.(q|k|v|o)_proj|mlp\.(gate|up|down)_proj)"
-)
+_LINEAR = re.compile(r"model\.layers\.\d+\.(self_attn\.(q|k|v|o)_proj|mlp\.(gate|up|down)_proj)")
 _RENAMED = {"model.unembed_tokens": "lm_head", "model.lm_head": "lm_head", "lm_head": "lm_head"}
 
 

@@ -47,8 +47,8 @@ def download_and_convert_weights(
     source = str(tinker_checkpoint)
     if "://" in source:
         raise DownloadError(
-            f"{source.split('?')[0]} is remote, and this version converts local archives only. Download it with "
-            "`tinker checkpoint download`, pack the folder as a tar, and give that path."
+            f"{source.partition('?')[0]} is remote, and this version converts local archives only. Download it "
+            "with `tinker checkpoint download`, pack the folder as a tar, and give that path."
         )
     archive, folder = Path(source), Path(output_dir) / ADAPTER_FOLDER
     if not archive.is_file():
@@ -76,9 +76,7 @@ def _convert(archive: Path, folder: Path, origin: dict[str, str], lora_alpha: fl
     with tempfile.TemporaryDirectory(prefix="confprobe-") as unpacked:
         unpack(archive, Path(unpacked))
         with files.staged_directory(folder) as staging:
-            conversion = convert_adapter(
-                Path(unpacked), staging, origin["base_model"], lora_alpha=lora_alpha
-            )
+            conversion = convert_adapter(Path(unpacked), staging, origin["base_model"], lora_alpha=lora_alpha)
             hashes = {name: files.sha256_of_file(staging / name) for name in (CONFIG_NAME, WEIGHTS_NAME)}
             files.write_json(staging / MARKER, origin | {"files": hashes})
     files.write_json(folder.parent / "checkpoint_info.json", _info(conversion, folder, origin, hashes))

@@ -65,7 +65,9 @@ class ActivationCache:
             if not useful or not wanted.intersection(shard_keys):
                 continue
             shard = self._verified(path)
-            for row, key in enumerate(shard_keys) if shard else ():
+            if shard is None:
+                continue
+            for row, key in enumerate(shard_keys):
                 if key in wanted:
                     found.setdefault(key, {}).update({q: shard[q][row] for q in useful})
         return {key: row for key, row in found.items() if len(row) == len(set(quantities))}

@@ -10,12 +10,16 @@ from torch import Tensor, nn
 from src.models.extraction.layers import EMBEDDINGS, FINAL_NORM, Anatomy
 
 
-class _Enough(Exception):  # noqa: N818 (it ends a forward pass early; it is not an error)
-    """Raised inside the forward pass by the last hook that is needed."""
+class _Enough(Exception):
+    """Raised inside the forward pass by the last hook that is needed: it ends the pass and is no error."""
 
 
 def forward_last_token(
-    model: Any, parts: Anatomy, batch: Sequence[Sequence[int]], layers: Sequence[str], candidates: Sequence[int]
+    model: Any,
+    parts: Anatomy,
+    batch: Sequence[Sequence[int]],
+    layers: Sequence[str],
+    candidates: Sequence[int],
 ) -> tuple[dict[str, Tensor], Tensor | None]:
     """States, and next-token log-probabilities, at the last token of every sequence.
 
@@ -40,9 +44,12 @@ def forward_last_token(
         padded[row, : len(ids)] = torch.tensor(ids)
     kept: dict[str, Tensor] = {}
     logits = None
-    with _hooks(parts, layers, lengths - 1, kept, stop=not candidates), torch.inference_mode():
-        with contextlib.suppress(_Enough):
-            logits = model(input_ids=padded.to(device), use_cache=False).logits[:, 0]
+    with (
+        _hooks(parts, layers, lengths - 1, kept, stop=not candidates),
+        torch.inference_mode(),
+        contextlib.suppress(_Enough),
+    ):
+        logits = model(input_ids=padded.to(device), use_cache=False).logits[:, 0]
     kept = {name: state.cpu() for name, state in kept.items()}
     if logits is None:
         return kept, None

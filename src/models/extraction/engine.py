@@ -85,7 +85,11 @@ def _candidate_name(candidates: Sequence[int]) -> str:
 
 
 def _compute(
-    model: Any, parts: Anatomy, batch: Sequence[Sequence[int]], layers: Sequence[str], candidates: Sequence[int]
+    model: Any,
+    parts: Anatomy,
+    batch: Sequence[Sequence[int]],
+    layers: Sequence[str],
+    candidates: Sequence[int],
 ) -> dict[str, Tensor]:
     states, log_probabilities = forward_last_token(model, parts, batch, layers, candidates)
     if log_probabilities is not None:

@@ -38,7 +38,7 @@ def fingerprint(model: Any) -> dict[str, Any]:
 
 
 def quantization_of(model: Any) -> str | None:
-    """ "8bit", "4bit" or None, as the loaded model says."""
+    """What the loaded model says of itself: "8bit", "4bit" or None."""
     if getattr(model, "is_loaded_in_8bit", False):
         return "8bit"
     return "4bit" if getattr(model, "is_loaded_in_4bit", False) else None
@@ -73,5 +73,5 @@ def _hash_tensors(tensors: Iterator[tuple[str, Tensor]]) -> str:
         flat = tensor.detach().reshape(-1)
         if flat.numel() > _WHOLE:
             flat = flat[:: flat.numel() // _SAMPLE]
-        digest.update(flat.contiguous().cpu().view(torch.uint8).numpy())
+        digest.update(flat.contiguous().cpu().view(torch.uint8).numpy().data)
     return digest.hexdigest()

@@ -1,0 +1,157 @@
+"""The whole job on a random model: files, counts, honest verdicts, and errors in one sentence."""
+
+import csv
+import json
+import sys
+
+import numpy as np
+import pytest
+
+from src.errors import ConfigError
+from src.pipeline import run
+from src.report import render_html, verdict
+from tests.test_data import write_lines
+
+
+@pytest.fixture
+def choices(tmp_path):
+    """150 questions with three choices and two subjects; right letters at random."""
+    rng = np.random.default_rng(0)
+    rows = [
+        {"question": f"Which is number {n}?", "choices": ["x", "y", "z"], "answer": "ABC"[rng.integers(3)],
+         "subject": ("one", "two")[n % 2]}
+        for n in range(150)
+    ]  # fmt: skip
+    return write_lines(tmp_path / "choices.jsonl", *rows)
+
+
+def config(tmp_path, model_folder, path, **sections):
+    return {
+        "model": {"name": str(model_folder)},
+        "data": {"name": "custom", "path": str(path)},
+        "extraction": {"layers": [0, -1], "cache_dir": str(tmp_path / "cache")},
+        "evaluation": {"bootstrap": 100},
+        "run": {"dir": str(tmp_path / "run")},
+    } | sections
+
+
+def without_times(results):
+    return {key: value for key, value in results.items() if key not in ("created", "seconds")}
+
+
+def test_base_against_tuned_leaves_everything_a_person_needs(tmp_path, model_folder, adapter_folder, choices):
+    model = {"name": str(model_folder), "tinker_lora_path": str(adapter_folder)}
+    settings = config(tmp_path, model_folder, choices, model=model)
+    result = run(settings)
+    folder = tmp_path / "run"
+    assert {p.name for p in folder.iterdir()} == {
+        "config.yaml",
+        "results.json",
+        "questions.csv",
+        "report.html",
+    }
+    results = json.loads((folder / "results.json").read_text())
+    assert results == result.results
+    assert set(results["variants"]) == {"base", "tuned"}
+    for variant in results["variants"].values():
+        assert set(variant["scores"]) == {"probe", "own_probability", "text_only", "shuffled_labels"}
+        assert set(variant["scores"]["probe"]) == {"all", "one", "two"}
+        assert variant["scores"]["probe"]["all"]["ece"]["calibrated_mean"] > 0
+    assert set(results["comparison"]["scores"]["probe"]["all"]) == {
+        "accuracy",
+        "auroc",
+        "brier",
+        "nll",
+        "ece",
+    }
+    assert sum(results["data"]["splits"].values()) == 150
+    with (folder / "questions.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    test = [row for row in rows if row["split"] == "test"]
+    assert len(rows) == 150
+    assert len(test) == results["data"]["splits"]["test"]
+    right = np.mean([int(row["tuned_correct"]) for row in test])
+    assert right == pytest.approx(results["variants"]["tuned"]["accuracy"]["all"]["value"])
+    assert all(bool(row["base_probe"]) == (row["split"] == "test") for row in rows)
+    again = run(folder / "config.yaml")
+    assert without_times(again.results) == without_times(results)
+
+
+def test_a_model_at_chance_concludes_nothing(tmp_path, model_folder, choices):
+    result = run(config(tmp_path, model_folder, choices))
+    assert result.results["comparison"] is None
+    assert "nothing can be concluded" in result.verdict[0]
+    assert "nothing can be concluded" in repr(result)
+
+
+def test_one_class_is_undefined_and_the_run_ends_well(tmp_path, model_folder, capsys):
+    data = write_lines(tmp_path / "a.jsonl", *({"question": f"Say {n}", "answer": "impossible"} for n in range(60)))
+    result = run(config(tmp_path, model_folder, data))
+    base = result.results["variants"]["base"]
+    assert base["scores"]["own_probability"]["all"]["auroc"] == {
+        "value": None, "low": None, "high": None, "reason": "one class: every answer is wrong"
+    }  # fmt: skip
+    assert base["missing"] == "one class: every training answer is wrong"
+    assert "undefined (one class: every answer is wrong)" in result.verdict[0]
+    assert sum(base["status"].values()) == 60
+    assert "undefined" in (tmp_path / "run" / "report.html").read_text()
+
+
+def test_text_from_outside_is_escaped_in_the_report(tmp_path, model_folder, choices):
+    settings = config(tmp_path, model_folder, choices, experiment={"name": "<script>alert(1)</script>"})
+    results = run(settings).results
+    page = render_html(results)
+    assert "<script" not in page
+    assert "&lt;script&gt;" in page
+    assert "http" not in page.replace("http://www.w3.org", "")
+    assert verdict(results) == results["verdict"]
+
+
+def test_keys_without_meaning_and_too_few_questions_are_named(tmp_path, model_folder, choices):
+    data = {"name": "custom", "path": str(choices), "category": "x"}
+    with pytest.raises(ConfigError, match=r"data\.category has no meaning for data\.name: custom"):
+        run(config(tmp_path, model_folder, choices, data=data))
+    with pytest.raises(ConfigError, match="test split"):
+        run(config(tmp_path, model_folder, write_lines(tmp_path / "b.jsonl", {"question": "Q", "answer": "A"})))
+
+
+def cli(monkeypatch, *arguments):
+    from src.cli import main
+
+    monkeypatch.setattr(sys, "argv", ["confprobe", *map(str, arguments)])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    return stopped.value.code
+
+
+def test_the_command_runs_reports_and_prints(tmp_path, model_folder, choices, monkeypatch, capsys):
+    path = tmp_path / "c.yaml"
+    path.write_text(json.dumps(config(tmp_path, model_folder, choices)))
+    assert cli(monkeypatch, "run", path, "--set", "experiment.name=mine", "--set", "data.limit=140") == 0
+    printed = capsys.readouterr().out
+    assert "mine: 140 questions" in printed
+    assert "Verdict" in printed
+    (tmp_path / "run" / "report.html").unlink()
+    assert cli(monkeypatch, "report", tmp_path / "run") == 0
+    assert (tmp_path / "run" / "report.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["run", "nowhere.yaml"], 2, "cannot be read"),
+        (["run", "configs/own.yaml", "--set", "data.path=nowhere.jsonl"], 2, "no file nowhere.jsonl"),
+        (["report", "."], 2, "no results.json"),
+        (["download", "nowhere.tar", "base", "out"], 4, "no checkpoint archive"),
+        (["download", "README.md", "base", "out"], 5, "cannot be read as a tar archive"),
+        (["run"], 2, "Missing argument"),
+        (["rnu"], 2, "No such command"),
+    ],
+)
+def test_errors_are_one_sentence_and_a_code(monkeypatch, capsys, tmp_path, arguments, code, message):
+    if arguments[0] == "run" and len(arguments) > 2:
+        arguments = [*arguments, "--set", f"run.dir={tmp_path}"]
+    assert cli(monkeypatch, *arguments) == code
+    printed = capsys.readouterr().err
+    assert message in printed
+    assert "Traceback" not in printed
