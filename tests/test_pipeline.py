@@ -36,7 +36,7 @@ def config(tmp_path, model_folder, path, **sections):
 
 
 def without_times(results):
-    return {key: value for key, value in results.items() if key not in ("created", "seconds")}
+    return {key: value for key, value in results.items() if key not in ("created", "seconds", "peak_memory_mb")}
 
 
 def test_base_against_tuned_leaves_everything_a_person_needs(tmp_path, model_folder, adapter_folder, choices):

@@ -19,8 +19,9 @@ NUMBERS = tuple(str(number) for number in range(208))
 _BLOCK = 16  # wrong results come from the right one's block of neighbouring numbers
 
 _ONSETS = ("Bel", "Cor", "Dra", "Fen", "Gal", "Hol", "Jas", "Kel")
-_ENDINGS = ("dan", "meth", "rior", "vola", "sund", "kira", "mos", "wen")
-NAME_WORDS = tuple(onset + ending for onset in _ONSETS for ending in _ENDINGS)
+_MIDDLES = ("a", "ami", "eno", "i", "iru", "o", "ola", "u")
+_ENDINGS = ("dan", "kir", "meth", "mos", "rior", "sund", "vol", "wen")
+NAME_WORDS = tuple(a + b + c for a in _ONSETS for b in _MIDDLES for c in _ENDINGS)
 
 _TOWNS = """
 Aachen Antwerp Arles Basel Bath Bergen Bilbao Bologna Bremen Bruges Calais Cork Delft Derby Dover Dresden

@@ -54,9 +54,7 @@ class QuickstartDataset(Sequence[Example]):
         DataError: on a split, category or kind that does not exist.
     """
 
-    def __init__(
-        self, split: str = "all", category: str | None = None, *, kind: str = "choice", seed: int = 0
-    ) -> None:
+    def __init__(self, split: str = "all", category: str | None = None, *, kind: str = "choice", seed: int = 0) -> None:
         _check("split", split, ("all", *SPLITS))
         _check("kind", kind, KINDS)
         subjects = _subjects(category)

@@ -22,6 +22,7 @@ from src.pipeline.results import (
     asking_facts,
     data_facts,
     git_commit,
+    peak_memory_mb,
     questions_csv,
     start_folder,
     strict,
@@ -158,6 +159,7 @@ def _publish(folder: Path, results: dict[str, Any], table: str, clock: _Clock, s
     results = strict(results)
     results["verdict"] = verdict(results)
     files.write_text(folder / "questions.csv", table)
+    results["peak_memory_mb"] = peak_memory_mb()
     results["seconds"] = clock.seconds | {"total": round(time.perf_counter() - started, 2)}
     files.write_text(folder / "report.html", render_html(results))
     files.write_json(folder / "results.json", results)

@@ -6,6 +6,7 @@ import io
 import math
 import platform
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,17 @@ def git_commit() -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return answer.stdout.strip() or None
+
+
+def peak_memory_mb() -> int | None:
+    """The most resident memory this process has used; None on Windows, which does not say."""
+    if sys.platform == "win32":
+        return None
+    import resource  # not there on Windows
+
+    # macOS counts bytes, Linux kilobytes.
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(peak / (1 << 20 if sys.platform == "darwin" else 1 << 10))
 
 
 def start_folder(config: Config) -> Path:

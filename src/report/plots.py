@@ -73,6 +73,7 @@ def base_against_tuned(variants: Mapping[str, Mapping[str, Any]], metric: str, t
             x = place + (offset - (len(variants) - 1) / 2) * 0.24
             ax.plot([x, x], [number["low"], number["high"]], color=COLORS[name], linewidth=2)
             ax.plot([x], [number["value"]], MARKERS[name], color=COLORS[name], label=name if not place else None)
+    ax.set_ylim(*((min(0.4, ax.get_ylim()[0]), 1) if metric == "auroc" else (0, None)))
     if metric == "auroc":
         ax.axhline(0.5, color="#888888", linestyle="--", linewidth=1)
     ax.set_xticks(range(len(scorers)), [names[s] for s in scorers])
@@ -97,6 +98,6 @@ def subject_dots(variants: Mapping[str, Mapping[str, Any]], scorer: str, *, ax: 
     ax.axvline(0.5, color="#888888", linestyle="--", linewidth=1)
     ax.set_yticks(range(len(subjects)), subjects)
     ax.invert_yaxis()
-    ax.set_xlabel("AUROC on test")
+    ax.set(xlim=(0, 1), xlabel="AUROC on test")
     ax.set_title(SCORERS[scorer], fontsize=9)
     return ax

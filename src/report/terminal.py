@@ -31,7 +31,9 @@ def print_report(results: Mapping[str, Any], *, console: Console | None = None) 
     seconds = results.get("seconds", {})
     if seconds:
         parts = ", ".join(f"{name} {value:.1f}" for name, value in seconds.items())
-        console.print(f"Seconds: {parts}.", style="dim", highlight=False)
+        peak = results.get("peak_memory_mb")
+        memory = f"; peak memory {peak / 1024:.2f} GB" if peak else ""
+        console.print(f"Seconds: {parts}{memory}.", style="dim", highlight=False)
 
 
 def _print_notes(console: Console, name: str, variant: Mapping[str, Any]) -> None:
