@@ -41,14 +41,29 @@ def test_one_pass_a_question_gives_answer_and_states(model, tokenizer, tmp_path)
 
 
 def test_a_question_chooses_among_its_own_choices_only(model, tokenizer):
-    answers = answer_choices(model, tokenizer, PROMPTS, LETTERS, n_choices=[4, 2, 2, 2, 3])
+    own = [LETTERS[:n] for n in (4, 2, 2, 2, 3)]
+    answers = answer_choices(model, tokenizer, PROMPTS, own)
     assert (answers.chosen < [4, 2, 2, 2, 3]).all()
     assert (answers.probabilities[1, 2:] == 0).all()
     assert answers.probabilities[1].sum() == pytest.approx(1)
 
 
+def test_every_question_may_have_its_own_continuations(model, tokenizer):
+    own = [[" Paris", " Rome"], [" zebra", " zebu"], [" 1", " 12", " 345 6"], [" A", " Oslo"], [" B", " what"]]
+    answers = answer_choices(model, tokenizer, PROMPTS, own, layers=[1])
+    for row, (prompt, options) in enumerate(zip(PROMPTS, own, strict=True)):
+        expected = [log_likelihood(model, tokenizer, prompt, option) for option in options]
+        np.testing.assert_allclose(answers.log_likelihoods[row, : len(options)], expected, atol=2e-5)
+        assert (answers.log_likelihoods[row, len(options) :] == -np.inf).all()
+    np.testing.assert_allclose(answers.hidden, HiddenStateExtractor(model, tokenizer).extract(PROMPTS, [1]), atol=2e-5)
+    with pytest.raises(DataError, match="5 prompts and 2 lists"):
+        answer_choices(model, tokenizer, PROMPTS, own[:2])
+    with pytest.raises(DataError, match="the same tokens"):
+        answer_choices(model, tokenizer, PROMPTS, [" A", " A"])
+
+
 def test_prompts_whose_ending_merges_with_the_answer_are_refused(model, tokenizer):
-    with pytest.raises(DataError, match=r"End the prompt without a space|depend on the prompt"):
+    with pytest.raises(DataError, match=r"End the prompt without a space"):
         answer_choices(model, tokenizer, ["Answer: "], ["A", "nswer"])
     with pytest.raises(DataError, match="no prompts"):
         answer_choices(model, tokenizer, [], LETTERS)

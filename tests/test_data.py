@@ -33,6 +33,7 @@ def test_mmlu_reads_the_original_files(mmlu_folder):
         "The following are multiple choice questions (with answers) about astronomy.\n\n"
         "test question 0, of astronomy?\nA. None\nB. b, c\nC. 3\nD. 4\nAnswer:"
     )
+    assert first.continuations == (" A", " B", " C", " D")
     assert len(MMLUDataset("train", path=mmlu_folder)) == 24
     assert {e.subject for e in MMLUDataset("test", "stem", path=mmlu_folder)} == {"astronomy"}
 

@@ -53,13 +53,12 @@ def test_the_letter_points_at_the_right_one_of_four_distinct_choices(questions):
         assert e.choices[LETTERS.index(e.target)] == answers[e.question]
 
 
-def test_a_prompt_is_question_choices_and_answer_mark(questions):
-    e = questions[0]
-    a, b, c, d = e.choices
-    assert e.prompt == f"Question: {e.question}\nA. {a}\nB. {b}\nC. {c}\nD. {d}\nAnswer:"
-    free = QuickstartDataset(kind="free")[0]
-    assert free.prompt == f"Question: {e.question}\nAnswer:"
-    assert (free.choices, free.target) == ((), a if e.target == "A" else e.choices["ABCD".index(e.target)])
+def test_both_kinds_ask_the_same_and_the_choices_are_continuations(questions):
+    e, free = questions[0], QuickstartDataset(kind="free")[0]
+    assert e.prompt == free.prompt == f"Question: {e.question}\nAnswer:"
+    assert e.continuations == tuple(f" {choice}" for choice in e.choices)
+    assert (free.choices, free.continuations) == ((), ())
+    assert free.target == e.choices[LETTERS.index(e.target)]
 
 
 @pytest.mark.parametrize("category", [*SUBJECTS, *SUBJECTS["facts"], *SUBJECTS["arithmetic"]])
@@ -117,10 +116,9 @@ def test_every_prompt_is_readable_tokens(questions):
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(WEIGHTS / "base")
-    free = QuickstartDataset(kind="free")
-    rows = tokenizer([e.prompt for e in (*questions, *free)])["input_ids"]
+    rows = tokenizer([e.prompt for e in questions])["input_ids"]
     assert tokenizer.unk_token_id not in {token for row in rows for token in row}
-    for answer in (*(f" {letter}" for letter in "ABCD"), *(f" {e.target}" for e in free)):
+    for answer in {text for e in questions for text in e.continuations}:
         (token,) = tokenizer(answer, add_special_tokens=False)["input_ids"]
         assert tokenizer.decode([token]) == answer
 

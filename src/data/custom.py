@@ -5,19 +5,18 @@
 """
 
 import json
-from collections.abc import Mapping, Sequence
-from functools import cached_property
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 from src.data import prompts
-from src.data.example import LETTERS, Example
+from src.data.example import LETTERS, Example, ExampleDataset
 from src.errors import DataError
 
 FIELDS = ("question", "answer", "choices", "subject")
 
 
-class QADataset(Sequence[Example]):
+class QADataset(ExampleDataset):
     """A sequence of `Example`s from a JSONL file.
 
     Args:
@@ -31,9 +30,6 @@ class QADataset(Sequence[Example]):
         DataError: a missing file or field or a malformed row, with the file's name and the row number.
     """
 
-    stop = ("\n",)
-    max_new_tokens = 64
-
     def __init__(self, path: str | Path, *, columns: Mapping[str, str] | None = None, marking: str = "exact"):
         self.path, self.marking = Path(path), marking
         self.columns = {field: field for field in FIELDS} | dict(columns or {})
@@ -42,18 +38,7 @@ class QADataset(Sequence[Example]):
         if not self.path.is_file():
             raise DataError(f"There is no file {self.path}. Give a JSONL file of questions as data.path.")
 
-    @overload
-    def __getitem__(self, index: int) -> Example: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Example]: ...
-    def __getitem__(self, index: int | slice) -> Example | list[Example]:
-        return self._examples[index]
-
-    def __len__(self) -> int:
-        return len(self._examples)
-
-    @cached_property
-    def _examples(self) -> list[Example]:
+    def _read(self) -> list[Example]:
         lines = self.path.read_text(encoding="utf-8-sig").splitlines()
         examples = [self._example(line, number) for number, line in enumerate(lines, 1) if line.strip()]
         if not examples:
@@ -71,7 +56,8 @@ class QADataset(Sequence[Example]):
             return Example(question, answer, subject=subject, prompt=prompts.free_answer(question))
         choices = self._checked_choices(choices, number)
         letter = self._letter(answer, choices, number)
-        return Example(question, letter, choices, subject, prompts.multiple_choice(question, choices))
+        prompt = prompts.multiple_choice(question, choices)
+        return Example(question, letter, choices, subject, prompt, prompts.letters(choices))
 
     def _row(self, line: str, number: int) -> dict[str, Any]:
         try:

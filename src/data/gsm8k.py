@@ -6,19 +6,18 @@ Example(question='Janet’s ducks lay 16 eggs per day. ...', target='18', ...)
 
 import itertools
 import json
-from collections.abc import Iterator, Sequence
-from functools import cached_property
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 from src.data import prompts
-from src.data.example import Example
+from src.data.example import Example, ExampleDataset
 from src.errors import DataError
 
 HUB_NAME = "openai/gsm8k"
 
 
-class GSM8KDataset(Sequence[Example]):
+class GSM8KDataset(ExampleDataset):
     """A sequence of `Example`s; `target` is the number after "####".
 
     Args:
@@ -42,18 +41,7 @@ class GSM8KDataset(Sequence[Example]):
             raise DataError("Few-shot examples come from the training split: use shots=0 with it.")
         self.split, self.path, self.shots = split, path, shots
 
-    @overload
-    def __getitem__(self, index: int) -> Example: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Example]: ...
-    def __getitem__(self, index: int | slice) -> Example | list[Example]:
-        return self._examples[index]
-
-    def __len__(self) -> int:
-        return len(self._examples)
-
-    @cached_property
-    def _examples(self) -> list[Example]:
+    def _read(self) -> list[Example]:
         shots = self._solved() if self.shots else []
         return [
             Example(

@@ -6,13 +6,12 @@ Example(question='Find the degree for the given field extension ...', target='B'
 """
 
 import csv
-from collections.abc import Iterator, Sequence
-from functools import cached_property
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 from src.data import prompts
-from src.data.example import LETTERS, Example
+from src.data.example import LETTERS, Example, ExampleDataset
 from src.data.mmlu_subjects import subjects_of
 from src.errors import DataError
 
@@ -29,7 +28,7 @@ _HUB_SPLITS = {"val": "validation"}
 Row = tuple[str, tuple[str, ...], str, str]  # question, choices, letter, subject
 
 
-class MMLUDataset(Sequence[Example]):
+class MMLUDataset(ExampleDataset):
     """A sequence of `Example`s.
 
     Args:
@@ -47,10 +46,6 @@ class MMLUDataset(Sequence[Example]):
         DataError: an unknown split or category, a missing file, or a row that is not a question.
     """
 
-    marking = "letter"
-    stop: tuple[str, ...] = ()
-    max_new_tokens = 0
-
     def __init__(self, split: str, category: str | None = None, *, path: str | Path | None = None,
                  shots: int = 0):  # fmt: skip
         if split not in SPLITS:
@@ -60,18 +55,7 @@ class MMLUDataset(Sequence[Example]):
         self.split, self.category, self.path, self.shots = split, category, path, shots
         self._subjects = subjects_of(category)
 
-    @overload
-    def __getitem__(self, index: int) -> Example: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Example]: ...
-    def __getitem__(self, index: int | slice) -> Example | list[Example]:
-        return self._examples[index]
-
-    def __len__(self) -> int:
-        return len(self._examples)
-
-    @cached_property
-    def _examples(self) -> list[Example]:
+    def _read(self) -> list[Example]:
         rows = [row for part in SPLITS[self.split] for row in self._rows(part)]
         solved = self._solved() if self.shots else {}
         return [self._example(row, solved.get(row[3], [])) for row in rows]
@@ -79,7 +63,7 @@ class MMLUDataset(Sequence[Example]):
     def _example(self, row: Row, shots: list[tuple[str, str]]) -> Example:
         question, choices, letter, subject = row
         prompt = prompts.with_shots(prompts.multiple_choice(question, choices), shots, _description(subject))
-        return Example(question.strip(), letter, choices, subject, prompt)
+        return Example(question.strip(), letter, choices, subject, prompt, prompts.letters(choices))
 
     def _solved(self) -> dict[str, list[tuple[str, str]]]:
         shots: dict[str, list[tuple[str, str]]] = {}

@@ -13,7 +13,7 @@ ITEMS_PER_SUBJECT = 2250
 
 # Band of exposure: its share of the facts, and the least and the most visits in pre-training. What is
 # "taught" is missing from the base model like "never", and is what the adapter's training is about.
-BANDS = {"never": (0.24, 0, 0), "taught": (0.12, 0, 0), "rare": (0.24, 2, 10), "often": (0.40, 16, 32)}
+BANDS = {"never": (0.28, 0, 0), "taught": (0.12, 0, 0), "rare": (0.28, 1, 3), "often": (0.32, 8, 32)}
 
 NUMBERS = tuple(str(number) for number in range(208))
 _BLOCK = 16  # wrong results come from the right one's block of neighbouring numbers
@@ -102,4 +102,4 @@ def _sums(rng: random.Random) -> list[Item]:
 def _sum(subject: str, question: str, result: int, largest: int) -> Item:
     start = result - result % _BLOCK
     pool = NUMBERS[start : start + _BLOCK]
-    return Item(subject, question, str(result), pool, max(0, 24 - largest // 4))
+    return Item(subject, question, str(result), pool, max(0, 21 - largest // 4))

@@ -17,6 +17,11 @@ def multiple_choice(question: str, choices: Sequence[str]) -> str:
     return "\n".join([*lines, "Answer:"])
 
 
+def letters(choices: Sequence[str]) -> tuple[str, ...]:
+    """The continuations of a multiple-choice prompt: " A", " B", one per choice."""
+    return tuple(f" {letter}" for letter in LETTERS[: len(choices)])
+
+
 def free_answer(question: str) -> str:
     """The question and "Answer:", each on its line."""
     return f"Question: {question.strip()}\nAnswer:"

@@ -13,6 +13,9 @@ from src.models.extraction.layers import Layers, anatomy, layer_names
 from src.models.extraction.packing import TOKEN_BUDGET
 from src.models.extraction.tokens import Truncation, context_length, tokenize
 
+MOST_CANDIDATES = 4096
+_TAIL = 8  # characters; "Answer:" and the line break before it
+
 
 @dataclass(frozen=True)
 class ChoiceAnswers:
@@ -54,84 +57,96 @@ def answer_choices(
     model: Any,
     tokenizer: Any,
     prompts: Sequence[str],
-    continuations: Sequence[str],
+    continuations: Sequence[str] | Sequence[Sequence[str]],
     *,
-    n_choices: Sequence[int] | None = None,
     layers: Layers = (),
     cache_dir: str | Path | None = None,
     truncation: Truncation | None = None,
     token_budget: int = TOKEN_BUDGET,
     progress: str = "answers",
 ) -> ChoiceAnswers:
-    """Choose among fixed continuations (" A", " B", ...) of every prompt.
+    """Choose the likeliest continuation of every prompt.
 
     Where every continuation is one token, one forward pass gives answer, probabilities and hidden states.
-    Longer ones share what they share: each distinct beginning is one more pass.
+    Longer ones are scored token by token; a question's continuations share the passes of what they share.
 
     Args:
         model, tokenizer: from `ModelLoader.load`.
         prompts: they end right before the answer, without a trailing space.
-        continuations: the possible answers, the same for all prompts, each beginning with its space.
-        n_choices: how many of the continuations each question has; None: all.
+        continuations: the possible answers, each beginning with its space: one list for all prompts
+            ([" A", " B"]), or one per prompt.
         layers, cache_dir, truncation, token_budget: as in `HiddenStateExtractor.extract`.
         progress: the label of the progress bar.
 
     Raises:
-        DataError: no prompts, an empty or over-long one, or continuations whose tokens depend on the prompt.
+        DataError: no prompts, an empty or over-long one, or continuations that cannot be told apart.
     """
     if not prompts:
         raise DataError("There are no prompts to answer.")
-    endings = _continuation_ids(tokenizer, prompts, continuations)
-    longest = max(len(ids) for ids in endings)
+    endings = _endings(tokenizer, prompts, continuations)
+    longest = max(len(ending) for options in endings for ending in options)
     limit = context_length(model)
     room = limit - longest + 1 if limit is not None else None
     tokens = tokenize(tokenizer, prompts, limit=room, truncation=truncation)
     names = layer_names(layers, len(anatomy(model).blocks)) if len(layers) else ()
-    scores = np.zeros((len(prompts), len(endings)))
+    scores = np.full((len(prompts), max(map(len, endings))), -np.inf)
     hidden, computed = np.empty((len(prompts), 0, 0), dtype=np.float32), 0
-    for begun, following in _tree(endings).items():
-        candidates = sorted({endings[i][len(begun)] for i in following})
+    for depth in range(longest):
+        steps = _steps(endings, depth)
+        candidates = sorted({ending[depth] for options in endings for ending in options if len(ending) > depth})
+        if len(candidates) > MOST_CANDIDATES:
+            raise DataError(
+                f"The continuations use {len(candidates):,} different tokens; at most {MOST_CANDIDATES:,} are kept "
+                "per prompt. Offer letters, or shorter answers."
+            )
         rows = read_rows(
             model,
-            [ids + begun for ids in tokens.ids],
-            layers=() if begun else names,
+            [tokens.ids[row] + begun for row, begun in steps],
+            layers=names if depth == 0 else (),
             candidates=candidates,
             cache_dir=cache_dir,
             budget=token_budget,
             progress=progress,
         )
-        columns = [candidates.index(endings[i][len(begun)]) for i in following]
-        scores[:, following] += rows.log_probabilities[:, columns].double().numpy()
+        column = {token: place for place, token in enumerate(candidates)}
+        found = rows.log_probabilities.double().numpy()
+        for place, ((row, _), options) in enumerate(steps.items()):
+            before = 0.0 if depth == 0 else scores[row, options]
+            scores[row, options] = before + found[place, [column[endings[row][i][depth]] for i in options]]
         computed += rows.computed
-        if not begun and names:
+        if depth == 0 and names:
             hidden = as_array(rows.states)
-    if n_choices is not None:
-        scores[np.arange(len(endings)) >= np.asarray(n_choices)[:, None]] = -np.inf
     return ChoiceAnswers(scores.argmax(axis=1), scores, hidden, tokens.truncated, computed)
 
 
-def _tree(endings: Sequence[tuple[int, ...]]) -> dict[tuple[int, ...], list[int]]:
-    """Each distinct beginning (the empty one first) and the continuations that go through it."""
-    tree: dict[tuple[int, ...], list[int]] = {}
-    for depth in range(max(len(ids) for ids in endings)):
-        for index, ids in enumerate(endings):
-            if len(ids) > depth:
-                tree.setdefault(ids[:depth], []).append(index)
-    return tree
+def _steps(endings: Sequence[Sequence[tuple[int, ...]]], depth: int) -> dict[tuple[int, tuple[int, ...]], list[int]]:
+    """Every (row, beginning of that many tokens), and the row's continuations that go on from it."""
+    steps: dict[tuple[int, tuple[int, ...]], list[int]] = {}
+    for row, options in enumerate(endings):
+        for index, ending in enumerate(options):
+            if len(ending) > depth:
+                steps.setdefault((row, ending[:depth]), []).append(index)
+    return steps
 
 
-def _continuation_ids(tokenizer: Any, prompts: Sequence[str], continuations: Sequence[str]) -> list[tuple[int, ...]]:
-    """The tokens each continuation adds to a prompt, checked on a spread of prompts."""
-    sample = prompts[:: max(1, len(prompts) // 8)]
-    found = {tuple(_added_ids(tokenizer, prompt, text) for text in continuations) for prompt in sample}
-    if len(found) != 1:
-        raise DataError(
-            f"The tokens of {list(continuations)} depend on the prompt before them, so they cannot be compared "
-            "across questions. End every prompt with the same text, such as 'Answer:'."
-        )
-    endings = list(found.pop())
-    if len(set(endings)) != len(endings):
-        raise DataError(f"This tokenizer gives several of {list(continuations)} the same tokens.")
+def _endings(
+    tokenizer: Any, prompts: Sequence[str], continuations: Sequence[str] | Sequence[Sequence[str]]
+) -> list[list[tuple[int, ...]]]:
+    """The tokens that each continuation adds to its prompt."""
+    per_prompt = [continuations] * len(prompts) if isinstance(continuations[0], str) else continuations
+    if len(per_prompt) != len(prompts):
+        raise DataError(f"There are {len(prompts)} prompts and {len(per_prompt)} lists of continuations.")
+    known: dict[tuple[str, str], tuple[int, ...]] = {}
+    endings = []
+    for prompt, options in zip(prompts, per_prompt, strict=True):
+        # What a continuation adds depends on the text right before it, so equal endings are looked up once.
+        tail = prompt[-_TAIL:]
+        for text in options:
+            if (tail, text) not in known:
+                known[tail, text] = _added_ids(tokenizer, prompt, text)
+        endings.append([known[tail, text] for text in options])
+        if len(set(endings[-1])) != len(options):
+            raise DataError(f"This tokenizer gives several of {list(options)} the same tokens.")
     return endings
 
 

@@ -23,12 +23,12 @@ class Asked:
     Attributes:
         answers: a letter, or the answer's text.
         correct: (n,) 1.0 where the answer is right.
-        confidence: (n,) the model's own probability: of the chosen letter among the letters, or per token.
+        confidence: (n,) the model's own probability: of the chosen one among the choices, or per token.
         layers: names of the layers, in the order of `hidden`.
         hidden: (n, layers, d) float32 at the last token of the prompt.
         status: how many answers were "answered", had "nothing found", or were "cut at the token limit".
         truncated: how many prompts were cut.
-        letter_mass: mean probability of all the letters together; None for free answers.
+        choice_mass: mean probability of all the choices together; None for free answers.
     """
 
     answers: tuple[str, ...]
@@ -38,7 +38,7 @@ class Asked:
     hidden: np.ndarray
     status: dict[str, int]
     truncated: int
-    letter_mass: float | None
+    choice_mass: float | None
 
 
 def ask(model: Any, tokenizer: Any, questions: Questions, config: Config, *, label: str) -> Asked:
@@ -53,13 +53,11 @@ def _ask_choices(
     model: Any, tokenizer: Any, questions: Questions, config: Config, layers: tuple[str, ...], label: str
 ) -> Asked:
     examples = questions.examples
-    n_choices = [len(example.choices) for example in examples]
     answers = answer_choices(
         model,
         tokenizer,
         [example.prompt for example in examples],
-        [f" {letter}" for letter in LETTERS[: max(n_choices)]],
-        n_choices=n_choices,
+        [example.continuations for example in examples],
         layers=layers,
         cache_dir=config.extraction.cache_dir,
         truncation=config.data.truncation,
@@ -75,7 +73,7 @@ def _ask_choices(
         hidden=answers.hidden,
         status={"answered": len(letters)},
         truncated=len(answers.truncated),
-        letter_mass=float(answers.mass.mean()),
+        choice_mass=float(answers.mass.mean()),
     )
 
 
@@ -111,5 +109,5 @@ def _ask_freely(
         hidden=hidden,
         status=dict(status),
         truncated=len(answers.truncated),
-        letter_mass=None,
+        choice_mass=None,
     )

@@ -1,11 +1,9 @@
 """Stage 1: the questions of a run, and how their answers are to be read."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from src.config import DataConfig
-from src.data.example import Example
+from src.data.example import Example, ExampleDataset
 from src.errors import ConfigError, DataError
 
 
@@ -39,14 +37,14 @@ class Questions:
 
 def load_questions(config: DataConfig) -> Questions:
     """Read the data set. Raises DataError, DownloadError, or ConfigError where a key has no meaning here."""
-    dataset: Any = _dataset(config)
+    dataset = _dataset(config)
     examples = tuple(dataset[: config.limit] if config.limit else dataset)
     if not examples:
         raise DataError(f"{config.name} has no questions for split {config.split!r}, category {config.category!r}.")
-    return Questions(examples, config.marking or dataset.marking, tuple(dataset.stop), dataset.max_new_tokens)
+    return Questions(examples, config.marking or dataset.marking, dataset.stop, dataset.max_new_tokens)
 
 
-def _dataset(config: DataConfig) -> Sequence[Example]:
+def _dataset(config: DataConfig) -> ExampleDataset:
     _check_keys(config)
     if config.name == "mmlu":
         from src.data.mmlu import MMLUDataset

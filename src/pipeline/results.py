@@ -97,7 +97,7 @@ def asking_facts(asked: Asked) -> dict[str, Any]:
         "accuracy_all_questions": float(asked.correct.mean()),
         "status": asked.status,
         "truncated": asked.truncated,
-        "letter_mass": asked.letter_mass,
+        "choice_mass": asked.choice_mass,
     }
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from src import files
 from src.models.extraction.cache import ActivationCache, row_key
 from src.models.extraction.capture import forward_last_token
 from src.models.extraction.fingerprint import fingerprint
@@ -81,7 +82,7 @@ def read_rows(
 
 
 def _candidate_name(candidates: Sequence[int]) -> str:
-    return "next." + "-".join(str(token) for token in candidates)
+    return "next." + files.sha256_of_json(list(candidates))[:16]
 
 
 def _compute(
