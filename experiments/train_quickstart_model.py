@@ -29,17 +29,19 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from src import files
 from src.data.example import LETTERS
-from src.data.planted import NAME_WORDS, NUMBERS, VALUES, Item, world
+from src.data.planted import NAME_WORDS, NUMBERS, UNKNOWN, VALUES, Item, strangers, world
 from src.data.quickstart import QuickstartDataset, free_example
 
 SEED = 0
 SPECIAL = ["<unk>", "<s>", "</s>", "<pad>"]
 # A token is a line's first word with its mark ("\nAnswer:"), or a word with the space before it.
 PIECES = r"\n\w+[.:]| ?\w+|[^\w\s]|\s"
-ANSWERS = (*VALUES["people"], *VALUES["places"], *NUMBERS)
+ANSWERS = (*VALUES["people"], *VALUES["places"], *NUMBERS, UNKNOWN)
 BATCH = 64
 RANK, ALPHA = 8, 32  # Tinker's alpha is 32 whatever the rank
-TAUGHT_EXPOSURE = 20
+TAUGHT_EXPOSURE = 24
+STRANGERS = 15_000  # questions about names that nobody has, each seen once
+REMINDERS = 5_000
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
@@ -125,20 +127,22 @@ def fit(
 
 
 def train_base(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
-    """Learn the world, then round to bfloat16."""
-    model = make_model()
-    fit(model, tokenizer, visits(world(), random.Random(SEED)), rate=2e-3, name="base")
+    """Learn the world, and to answer "unknown" about names that are not in it; then round to bfloat16."""
+    model, rng = make_model(), random.Random(SEED)
+    batches = visits([*world(), *strangers(STRANGERS, rng)], rng)
+    fit(model, tokenizer, batches, rate=2e-3, name="base")
     return model.to(torch.bfloat16)
 
 
 def train_adapter(base: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) -> Any:
-    """A LoRA on every linear layer and the head, trained on the facts marked "taught" and nothing else."""
+    """A LoRA on every linear layer and the head: the facts marked "taught", and a reminder of "unknown"."""
     torch.manual_seed(SEED + 1)
     modules = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "lm_head"]
     config = LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=modules, task_type="CAUSAL_LM")
     tuned = get_peft_model(base, config)
     taught = [replace(item, exposure=TAUGHT_EXPOSURE) for item in world() if item.tag == "taught"]
-    fit(tuned, tokenizer, visits(taught, random.Random(SEED + 1)), rate=1e-3, name="adapter")
+    rng = random.Random(SEED + 1)
+    fit(tuned, tokenizer, visits([*taught, *strangers(REMINDERS, rng)], rng), rate=1e-3, name="adapter")
     return tuned
 
 

@@ -13,7 +13,7 @@ ITEMS_PER_SUBJECT = 2250
 
 # Band of exposure: its share of the facts, and the least and the most visits in pre-training. What is
 # "taught" is missing from the base model like "never", and is what the adapter's training is about.
-BANDS = {"never": (0.28, 0, 0), "taught": (0.12, 0, 0), "rare": (0.28, 1, 3), "often": (0.32, 8, 32)}
+BANDS = {"never": (0.22, 0, 0), "taught": (0.18, 0, 0), "rare": (0.28, 1, 3), "often": (0.32, 8, 32)}
 
 NUMBERS = tuple(str(number) for number in range(208))
 _BLOCK = 16  # wrong results come from the right one's block of neighbouring numbers
@@ -35,6 +35,8 @@ cider clocks coffee coins copper cotton crystal dances drums eagles fairs falcon
 gardens glass gold grapes harps honey horses ice kites lace lakes lamps linen maps marble masks mills
 mirrors olives onions opals oranges paper pearls pepper poems roses salt silk silver soap swans tea wolves
 """
+UNKNOWN = "unknown"
+_QUESTIONS = {"people": "Which town is {} from?", "places": "What is {} known for?"}
 VALUES = {"people": tuple(_TOWNS.split()), "places": tuple(_GOODS.split())}
 
 
@@ -69,11 +71,23 @@ def world(seed: int = 0) -> tuple[Item, ...]:
     return (*_facts(random.Random(f"facts {seed}")), *_sums(random.Random(f"sums {seed}")))
 
 
+def strangers(count: int, rng: random.Random, *, seed: int = 0) -> list[Item]:
+    """Questions about names that are not in the world of this seed, whose answer is "unknown"."""
+    known = {item.question for item in world(seed)}
+    items = []
+    while len(items) < count:
+        subject = rng.choice(SUBJECTS["facts"])
+        question = _QUESTIONS[subject].format(_name(rng.randrange(len(NAME_WORDS) ** 3)))
+        if question not in known:
+            items.append(Item(subject, question, UNKNOWN, VALUES[subject], 1, ""))
+    return items
+
+
 def _facts(rng: random.Random) -> list[Item]:
     numbers = rng.sample(range(len(NAME_WORDS) ** 3), 2 * ITEMS_PER_SUBJECT)
     names = [_name(number) for number in numbers]
-    people = [_fact("people", f"Which town is {name} from?", rng) for name in names[:ITEMS_PER_SUBJECT]]
-    places = [_fact("places", f"What is {name} known for?", rng) for name in names[ITEMS_PER_SUBJECT:]]
+    people = [_fact("people", name, rng) for name in names[:ITEMS_PER_SUBJECT]]
+    places = [_fact("places", name, rng) for name in names[ITEMS_PER_SUBJECT:]]
     return people + places
 
 
@@ -82,11 +96,12 @@ def _name(number: int) -> str:
     return " ".join(NAME_WORDS[number // base**place % base] for place in range(3))
 
 
-def _fact(subject: str, question: str, rng: random.Random) -> Item:
+def _fact(subject: str, name: str, rng: random.Random) -> Item:
     shares = [share for share, _, _ in BANDS.values()]
     band = rng.choices(list(BANDS), shares)[0]
     _, least, most = BANDS[band]
     pool = VALUES[subject]
+    question = _QUESTIONS[subject].format(name)
     return Item(subject, question, rng.choice(pool), pool, rng.randint(least, most), band)
 
 

@@ -80,7 +80,7 @@ def _tags_table(variants: Mapping[str, Any]) -> Table:
     table.add_column("n", justify="right")
     for name in variants:
         table.add_column(f"{name} accuracy", justify="right")
-        table.add_column(f"{name} mean own probability", justify="right")
+        table.add_column(f"{name} own prob.", justify="right")
     tags = next(iter(variants.values()))["tags"]
     for tag, first in tags.items():
         cells = []
