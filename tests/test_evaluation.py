@@ -13,8 +13,8 @@ from sklearn.metrics import brier_score_loss, log_loss, roc_auc_score
 from src.errors import ScoringError
 from src.evaluation import CalibrationMetrics
 from src.evaluation.calibration import Ranking, bin_index, reliability
-from src.evaluation.comparison import Sample, differences, flips
-from src.evaluation.intervals import calibrated_null, estimates, metric_draws, question_weights
+from src.evaluation.comparison import differences, flips
+from src.evaluation.intervals import calibrated_null, metric_draws, question_weights, score
 
 
 def metrics(p, y):
@@ -131,7 +131,7 @@ def test_one_class_is_undefined_and_said():
     m = metrics([0.2, 0.9], [1, 1])
     with pytest.warns(UserWarning, match="every label is 1"):
         assert np.isnan(m.auroc())
-    found = estimates(m.confidences, m.labels, question_weights(np.arange(2), 100, 0))
+    found = score(m.confidences, m.labels, question_weights(np.arange(2), 100, 0)).estimates()
     assert np.isnan(found["auroc"].value)
     assert "every answer is right" in found["auroc"].reason
     assert np.isfinite(found["brier"].value)
@@ -201,7 +201,7 @@ def test_intervals_cover_the_truth_as_often_as_they_claim():
     truth = {name: draw[0] for name, draw in metric_draws(*sample(2_000_000, seed=99), np.ones((1, 2_000_000))).items()}
     inside = dict.fromkeys(("accuracy", "brier", "nll", "auroc"), 0)
     for seed in range(1000):
-        found = estimates(*sample(200, seed=seed), question_weights(np.arange(200), 500, seed))
+        found = score(*sample(200, seed=seed), question_weights(np.arange(200), 500, seed)).estimates()
         for name in inside:
             inside[name] += found[name].contains(truth[name])
     print({name: count / 1000 for name, count in inside.items()})
@@ -211,11 +211,12 @@ def test_intervals_cover_the_truth_as_often_as_they_claim():
 def test_a_difference_is_paired_by_question():
     p, y = sample(400)
     weights = question_weights(np.arange(400), 300, 0)
-    same = differences(Sample(p, y), Sample(p, y), weights, bins=15)
+    before = score(p, y, weights)
+    same = differences(before, before)
     assert all(d.value == d.low == d.high == 0 for d in same.values())
-    worse = differences(Sample(p, y), Sample(1 - p, y), weights, bins=15)
+    worse = differences(before, score(1 - p, y, weights))
     assert worse["auroc"].high < 0 < worse["brier"].low
-    assert np.isnan(differences(Sample(p, y), Sample(p, np.ones(400)), weights, bins=15)["auroc"].value)
+    assert np.isnan(differences(before, score(p, np.ones(400), weights))["auroc"].value)
 
 
 def test_flips_are_mcnemars():

@@ -5,32 +5,21 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import binomtest
 
-from src.evaluation.intervals import METRICS, Estimate, interval, metric_draws
+from src.evaluation.intervals import METRICS, Estimate, Scored, interval
 
 
-@dataclass(frozen=True)
-class Sample:
-    """Confidences and labels of one model on shared questions, (n,) each."""
-
-    p: np.ndarray
-    y: np.ndarray
-
-
-def differences(before: Sample, after: Sample, weights: np.ndarray, *, bins: int) -> dict[str, Estimate]:
-    """`after` minus `before` for every metric, over the same bootstrap resamples of questions.
+def differences(before: Scored, after: Scored) -> dict[str, Estimate]:
+    """`after` minus `before` for every metric; both must be scored on the same resamples of the same questions.
 
     Each model is judged by its own labels. Where a metric is undefined for either, so is the difference.
     """
-    ones = np.ones((1, before.p.size))
-    point = [metric_draws(s.p, s.y, ones, bins=bins) for s in (before, after)]
-    draws = [metric_draws(s.p, s.y, weights, bins=bins) for s in (before, after)]
     result = {}
     for name in METRICS:
-        value = float(point[1][name][0] - point[0][name][0])
+        value = after.values[name] - before.values[name]
         if np.isnan(value):
             result[name] = Estimate(value, reason="one class: undefined for at least one of the two")
         else:
-            result[name] = Estimate(value, *interval(draws[1][name] - draws[0][name]))
+            result[name] = Estimate(value, *interval(after.draws[name] - before.draws[name]))
     return result
 
 

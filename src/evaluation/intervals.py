@@ -89,22 +89,35 @@ def interval(draws: np.ndarray, level: float = LEVEL) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def estimates(p: np.ndarray, y: np.ndarray, weights: np.ndarray, *, bins: int = DEFAULT_BINS) -> dict[str, Estimate]:
-    """Every metric with its bootstrap interval. Where all labels are equal, AUROC is undefined."""
-    values = metric_draws(p, y, np.ones((1, p.size)), bins=bins)
-    draws = metric_draws(p, y, weights, bins=bins)
-    one_class = y.min() == y.max()
-    result = {}
-    for name in METRICS:
-        if name == "auroc" and one_class:
-            result[name] = Estimate(float("nan"), reason=f"one class: every answer is {_word(y[0])}")
-        else:
-            result[name] = Estimate(float(values[name][0]), *interval(draws[name]))
-    return result
+@dataclass(frozen=True)
+class Scored:
+    """Every metric of one sample, on the sample itself and on each resample.
+
+    Attributes:
+        values: metric -> its value; AUROC is NaN where there is one class only.
+        draws: metric -> (B,) values on the resamples.
+        reason: why AUROC is undefined, or "".
+    """
+
+    values: dict[str, float]
+    draws: dict[str, np.ndarray]
+    reason: str
+
+    def estimates(self) -> dict[str, Estimate]:
+        """Every metric with its 95 % interval."""
+        return {name: self._estimate(name) for name in METRICS}
+
+    def _estimate(self, name: str) -> Estimate:
+        if np.isnan(self.values[name]):
+            return Estimate(float("nan"), reason=self.reason)
+        return Estimate(self.values[name], *interval(self.draws[name]))
 
 
-def _word(label: float) -> str:
-    return "right" if label else "wrong"
+def score(p: np.ndarray, y: np.ndarray, weights: np.ndarray, *, bins: int = DEFAULT_BINS) -> Scored:
+    """Confidences p and labels y (n,), scored as they are and under every row weighting (B, n)."""
+    values = {name: float(draw[0]) for name, draw in metric_draws(p, y, np.ones((1, p.size)), bins=bins).items()}
+    one_class = f"one class: every answer is {'right' if y[0] else 'wrong'}" if y.min() == y.max() else ""
+    return Scored(values, metric_draws(p, y, weights, bins=bins), one_class)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from src.config import Config, load_config
 from src.data.splits import split_examples
 from src.errors import ConfigError
 from src.pipeline.asking import Asked, ask
-from src.pipeline.judging import Judge
+from src.pipeline.judging import Judge, compare
 from src.pipeline.probing import Probed, fit_scorers
 from src.pipeline.questions import Questions, load_questions
 from src.pipeline.results import (
@@ -146,11 +146,10 @@ def _parameters(model: Any) -> int:
 
 def judge_all(judge: Judge, asked: Mapping[str, Asked], probed: Mapping[str, Probed]) -> dict[str, Any]:
     """Numbers of each model, and tuned against base where there are both."""
-    variants = {name: asking_facts(one) | judge.variant(one, probed[name]) for name, one in asked.items()}
-    if len(asked) == 1:
-        return {"variants": variants, "comparison": None}
-    before, after = ((asked[name], probed[name]) for name in ("base", "tuned"))
-    return {"variants": variants, "comparison": judge.compare(before, after)}
+    judged = {name: judge.variant(one, probed[name]) for name, one in asked.items()}
+    variants = {name: asking_facts(one) | judged[name].numbers for name, one in asked.items()}
+    comparison = compare(judged["base"], judged["tuned"]) if "tuned" in judged else None
+    return {"variants": variants, "comparison": comparison}
 
 
 def _publish(folder: Path, results: dict[str, Any], table: str, clock: _Clock, started: float) -> RunResult:

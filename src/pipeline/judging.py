@@ -9,8 +9,8 @@ import numpy as np
 from src.config import EvaluationConfig
 from src.data.example import Example
 from src.evaluation.calibration import Ranking, reliability
-from src.evaluation.comparison import Sample, differences, flips
-from src.evaluation.intervals import Estimate, calibrated_null, estimates, interval, question_weights
+from src.evaluation.comparison import differences, flips
+from src.evaluation.intervals import Estimate, Scored, calibrated_null, interval, question_weights, score
 from src.pipeline.asking import Asked
 from src.pipeline.probing import OWN, PROBE, TEXT, Probed
 
@@ -58,17 +58,25 @@ class Judge:
         parts = {ALL: np.ones(len(self.rows), dtype=bool)}
         return parts | ({name: self.subjects == name for name in names} if len(names) > 1 else {})
 
-    def variant(self, asked: Asked, probed: Probed) -> dict[str, Any]:
+    def variant(self, asked: Asked, probed: Probed) -> "Judged":
         """Every scorer on every part, for one model."""
         y = asked.correct[self.rows]
-        scores = {name: self._scores(p, y) for name, p in probed.confidences.items()}
+        scored = {
+            scorer: {
+                name: score(p[part], y[part], self.weights[:, part], bins=self.bins)
+                for name, part in self.parts().items()
+            }
+            for scorer, p in probed.confidences.items()
+        }
+        scores = {scorer: self._scores(scored[scorer], p) for scorer, p in probed.confidences.items()}
         if probed.sweep is not None:
             scores["shuffled_labels"] = self._shuffled(probed.shuffled, y)
-        return {
-            "accuracy": {name: _number(self._accuracy(y, part)) for name, part in self.parts().items()},
+        accuracy = {name: part.estimates()["accuracy"] for name, part in scored[OWN].items()}
+        numbers = {
+            "accuracy": {name: _number(estimate) for name, estimate in accuracy.items()},
             "tags": self._tags(y, probed.confidences[OWN]),
             "scores": scores,
-            "advantages": self._advantages(probed.confidences, y),
+            "advantages": _advantages(scored),
             "reliability": {
                 name: [asdict(b) for b in reliability(p, y, self.bins)] for name, p in probed.confidences.items()
             },
@@ -76,22 +84,16 @@ class Judge:
             "selected": {"layer": probed.sweep.layer, "C": probed.sweep.probe.C_} if probed.sweep else None,
             "missing": probed.missing,
         }
+        return Judged(numbers, scored, y)
 
-    def _accuracy(self, y: np.ndarray, part: np.ndarray) -> Estimate:
-        weights = self.weights[:, part].astype(np.float64)
-        total = weights.sum(axis=1)
-        draws = (weights @ y[part]) / np.where(total > 0, total, np.nan)
-        return Estimate(float(y[part].mean()), *interval(draws))
-
-    def _scores(self, p: np.ndarray, y: np.ndarray) -> dict[str, Any]:
+    def _scores(self, scored: Mapping[str, Scored], p: np.ndarray) -> dict[str, Any]:
         scores = {}
         for name, part in self.parts().items():
-            found = estimates(p[part], y[part], self.weights[:, part], bins=self.bins)
             null = calibrated_null(p[part], bins=self.bins, seed=self.seed)
-            scores[name] = {"n": int(part.sum())} | {
-                metric: _number(estimate) for metric, estimate in found.items() if metric != "accuracy"
-            }
-            scores[name]["ece"] |= {"calibrated_mean": null.mean, "calibrated_q95": null.q95}
+            numbers = {metric: _number(found) for metric, found in scored[name].estimates().items()}
+            del numbers["accuracy"]  # the model's, not the scorer's
+            numbers["ece"] |= {"calibrated_mean": null.mean, "calibrated_q95": null.q95}
+            scores[name] = {"n": int(part.sum())} | numbers
         return scores
 
     def _shuffled(self, predictions: np.ndarray, y: np.ndarray) -> dict[str, Any]:
@@ -111,51 +113,11 @@ class Judge:
             scores[name] = {"n": int(part.sum()), "auroc": _number(estimate)}
         return scores
 
-    def _advantages(self, confidences: Mapping[str, np.ndarray], y: np.ndarray) -> dict[str, Any]:
-        """AUROC of the probe minus that of own probability and of text, paired, on the same labels."""
-        if PROBE not in confidences:
-            return {}
-        return {
-            f"{PROBE}_over_{other}": {
-                name: self._differences(confidences[other], y, confidences[PROBE], y, part)["auroc"]
-                for name, part in self.parts().items()
-            }
-            for other in (OWN, TEXT)
-        }
-
-    def compare(self, before: tuple[Asked, Probed], after: tuple[Asked, Probed]) -> dict[str, Any]:
-        """Tuned minus base, paired by question, each model judged by its own labels."""
-        y = [asked.correct[self.rows] for asked, _ in (before, after)]
-        changed = flips(*y)
-        shared = [name for name in before[1].confidences if name in after[1].confidences]
-        return {
-            "flips": asdict(changed),
-            "scores": {
-                scorer: {
-                    name: self._differences(
-                        before[1].confidences[scorer], y[0], after[1].confidences[scorer], y[1], part
-                    )
-                    for name, part in self.parts().items()
-                }
-                for scorer in shared
-            },
-        }
-
-    def _differences(
-        self,
-        p_before: np.ndarray,
-        y_before: np.ndarray,
-        p_after: np.ndarray,
-        y_after: np.ndarray,
-        part: np.ndarray,
-    ) -> dict[str, Any]:
-        found = differences(
-            Sample(p_before[part], y_before[part]),
-            Sample(p_after[part], y_after[part]),
-            self.weights[:, part],
-            bins=self.bins,
-        )
-        return {metric: _number(estimate) for metric, estimate in found.items()}
+    def _accuracy(self, y: np.ndarray, part: np.ndarray) -> Estimate:
+        weights = self.weights[:, part].astype(np.float64)
+        total = weights.sum(axis=1)
+        draws = (weights @ y[part]) / np.where(total > 0, total, np.nan)
+        return Estimate(float(y[part].mean()), *interval(draws))
 
     def _tags(self, y: np.ndarray, own: np.ndarray) -> dict[str, Any]:
         return {
@@ -166,6 +128,46 @@ class Judge:
             }
             for tag in sorted(set(self.tags) - {""})
         }
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One model's numbers, and what a comparison with another needs: scorer -> part -> scored, and labels."""
+
+    numbers: dict[str, Any]
+    scored: Mapping[str, Mapping[str, Scored]]
+    correct: np.ndarray
+
+
+def compare(before: Judged, after: Judged) -> dict[str, Any]:
+    """`after` minus `before`, paired by question, each model judged by its own labels."""
+    shared = [scorer for scorer in before.scored if scorer in after.scored]
+    return {
+        "flips": asdict(flips(before.correct, after.correct)),
+        "scores": {
+            scorer: {
+                part: _numbers(differences(scored, after.scored[scorer][part]))
+                for part, scored in before.scored[scorer].items()
+            }
+            for scorer in shared
+        },
+    }
+
+
+def _advantages(scored: Mapping[str, Mapping[str, Scored]]) -> dict[str, Any]:
+    """AUROC of the probe minus that of own probability and of text, paired, on the same labels."""
+    if PROBE not in scored:
+        return {}
+    return {
+        f"{PROBE}_over_{other}": {
+            part: _number(differences(found, scored[PROBE][part])["auroc"]) for part, found in scored[other].items()
+        }
+        for other in (OWN, TEXT)
+    }
+
+
+def _numbers(found: Mapping[str, Estimate]) -> dict[str, Any]:
+    return {metric: _number(estimate) for metric, estimate in found.items()}
 
 
 def _number(estimate: Estimate) -> dict[str, Any]:

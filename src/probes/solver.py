@@ -57,7 +57,7 @@ def fit_path(
         raise ScoringError(f"All {y.size} training labels are {y[0]:.0f}: a probe needs right and wrong answers.")
     if not y_val.size:
         raise ScoringError("There are no validation rows to choose C with.")
-    model = LogisticRegression(max_iter=max_iter, warm_start=True, tol=1e-4)
+    model = LogisticRegression(solver=_solver(X), max_iter=max_iter, warm_start=True, tol=1e-4)
     best: Fit | None = None
     waited = 0
     for C in grid:
@@ -72,6 +72,12 @@ def fit_path(
     if best is None:
         raise ScoringError("The grid of C is empty.")
     return best
+
+
+def _solver(X: Any) -> str:
+    """Newton's method where the d x d Hessian is small beside the data, L-BFGS elsewhere."""
+    n, d = X.shape
+    return "newton-cholesky" if isinstance(X, np.ndarray) and d <= min(n, 512) else "lbfgs"
 
 
 def _fit_quietly(model: LogisticRegression, X: Any, y: np.ndarray) -> bool:
