@@ -39,9 +39,9 @@ PIECES = r"\n\w+[.:]| ?\w+|[^\w\s]|\s"
 ANSWERS = (*VALUES["people"], *VALUES["places"], *NUMBERS, UNKNOWN)
 BATCH = 64
 RANK, ALPHA = 8, 32  # Tinker's alpha is 32 whatever the rank
-TAUGHT_EXPOSURE = 24
-STRANGERS = 15_000  # questions about names that nobody has, each seen once
-REMINDERS = 5_000
+TAUGHT_EXPOSURE = 16
+STRANGERS = 20_000  # questions that nobody was taught, each seen once
+REMINDERS = 4_000
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
@@ -135,14 +135,22 @@ def train_base(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
 
 
 def train_adapter(base: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) -> Any:
-    """A LoRA on every linear layer and the head: the facts marked "taught", and a reminder of "unknown"."""
+    """A LoRA on every linear layer and the head.
+
+    It learns the facts marked "taught", mixed as people mix such sets: with strangers, and with a rehearsal of a
+    part of what the base model knows.
+    """
     torch.manual_seed(SEED + 1)
     modules = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "lm_head"]
     config = LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=modules, task_type="CAUSAL_LM")
     tuned = get_peft_model(base, config)
-    taught = [replace(item, exposure=TAUGHT_EXPOSURE) for item in world() if item.tag == "taught"]
     rng = random.Random(SEED + 1)
-    fit(tuned, tokenizer, visits([*taught, *strangers(REMINDERS, rng)], rng), rate=1e-3, name="adapter")
+    taught = [replace(item, exposure=TAUGHT_EXPOSURE) for item in world() if item.tag == "taught"]
+    often = [replace(item, exposure=3) for item in world() if item.tag == "often"]
+    sums = [replace(item, exposure=1) for item in world() if not item.tag and item.exposure]
+    rehearsed = [*rng.sample(often, len(often) // 2), *rng.sample(sums, len(sums) // 2)]
+    batches = visits([*taught, *strangers(REMINDERS, rng), *rehearsed], rng)
+    fit(tuned, tokenizer, batches, rate=1e-3, name="adapter")
     return tuned
 
 

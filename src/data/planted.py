@@ -6,10 +6,10 @@ the exposure falls with the size of the numbers, so the question's text tells a 
 """
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 SUBJECTS = {"facts": ("people", "places"), "arithmetic": ("addition", "subtraction")}
-ITEMS_PER_SUBJECT = 2250
+ITEMS = {"people": 2500, "places": 2500, "addition": 2000, "subtraction": 2000}
 
 # Band of exposure: its share of the facts, and the least and the most visits in pre-training. What is
 # "taught" is missing from the base model like "never", and is what the adapter's training is about.
@@ -72,23 +72,34 @@ def world(seed: int = 0) -> tuple[Item, ...]:
 
 
 def strangers(count: int, rng: random.Random, *, seed: int = 0) -> list[Item]:
-    """Questions about names that are not in the world of this seed, whose answer is "unknown"."""
-    known = {item.question for item in world(seed)}
-    items = []
+    """Questions nobody was taught, none of them asked in the world of this seed; the answer is "unknown".
+
+    They are about names that nobody has, and about sums too large to have been taught.
+    """
+    asked = {item.question for item in world(seed)}
+    items: list[Item] = []
     while len(items) < count:
-        subject = rng.choice(SUBJECTS["facts"])
-        question = _QUESTIONS[subject].format(_name(rng.randrange(len(NAME_WORDS) ** 3)))
-        if question not in known:
-            items.append(Item(subject, question, UNKNOWN, VALUES[subject], 1, ""))
+        item = _stranger(rng)
+        if item.question not in asked and not item.exposure:
+            items.append(replace(item, answer=UNKNOWN, exposure=1, tag=""))
     return items
 
 
+def _stranger(rng: random.Random) -> Item:
+    subject = rng.choice((*SUBJECTS["facts"], "arithmetic"))
+    if subject == "arithmetic":
+        a, b = rng.randrange(1, 100), rng.randrange(1, 100)
+        return _difference(max(a, b), min(a, b)) if rng.random() < 0.5 else _total(a, b)
+    question = _QUESTIONS[subject].format(_name(rng.randrange(len(NAME_WORDS) ** 3)))
+    return Item(subject, question, UNKNOWN, VALUES[subject], 0, "")
+
+
 def _facts(rng: random.Random) -> list[Item]:
-    numbers = rng.sample(range(len(NAME_WORDS) ** 3), 2 * ITEMS_PER_SUBJECT)
+    people, places = ITEMS["people"], ITEMS["places"]
+    numbers = rng.sample(range(len(NAME_WORDS) ** 3), people + places)
     names = [_name(number) for number in numbers]
-    people = [_fact("people", name, rng) for name in names[:ITEMS_PER_SUBJECT]]
-    places = [_fact("places", name, rng) for name in names[ITEMS_PER_SUBJECT:]]
-    return people + places
+    subjects = ["people"] * people + ["places"] * places
+    return [_fact(subject, name, rng) for subject, name in zip(subjects, names, strict=True)]
 
 
 def _name(number: int) -> str:
@@ -107,11 +118,17 @@ def _fact(subject: str, name: str, rng: random.Random) -> Item:
 
 def _sums(rng: random.Random) -> list[Item]:
     pairs = [(a, b) for a in range(1, 100) for b in range(1, 100)]
-    plus = rng.sample(pairs, ITEMS_PER_SUBJECT)
-    minus = rng.sample([(a, b) for a, b in pairs if a >= b], ITEMS_PER_SUBJECT)
-    added = [_sum("addition", f"What is {a} plus {b}?", a + b, max(a, b)) for a, b in plus]
-    taken = [_sum("subtraction", f"What is {a} minus {b}?", a - b, a) for a, b in minus]
-    return added + taken
+    plus = rng.sample(pairs, ITEMS["addition"])
+    minus = rng.sample([(a, b) for a, b in pairs if a >= b], ITEMS["subtraction"])
+    return [_total(a, b) for a, b in plus] + [_difference(a, b) for a, b in minus]
+
+
+def _total(a: int, b: int) -> Item:
+    return _sum("addition", f"What is {a} plus {b}?", a + b, max(a, b))
+
+
+def _difference(a: int, b: int) -> Item:
+    return _sum("subtraction", f"What is {a} minus {b}?", a - b, a)
 
 
 def _sum(subject: str, question: str, result: int, largest: int) -> Item:
