@@ -67,7 +67,7 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def make_model() -> LlamaForCausalLM:
+def make_model() -> Any:
     """A Llama with random weights."""
     torch.manual_seed(SEED)
     config = LlamaConfig(
@@ -126,7 +126,7 @@ def fit(
         bar.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
 
 
-def train_base(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
+def train_base(tokenizer: PreTrainedTokenizerFast) -> Any:
     """Learn the world, and to answer "unknown" about names that are not in it; then round to bfloat16."""
     model, rng = make_model(), random.Random(SEED)
     batches = visits([*world(), *strangers(STRANGERS, rng)], rng)
@@ -134,7 +134,7 @@ def train_base(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
     return model.to(torch.bfloat16)
 
 
-def train_adapter(base: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) -> Any:
+def train_adapter(base: Any, tokenizer: PreTrainedTokenizerFast) -> Any:
     """A LoRA on every linear layer and the head.
 
     It learns the facts marked "taught", mixed as people mix such sets: with strangers, and with a rehearsal of a

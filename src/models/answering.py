@@ -133,7 +133,8 @@ def _endings(
     tokenizer: Any, prompts: Sequence[str], continuations: Sequence[str] | Sequence[Sequence[str]]
 ) -> list[list[tuple[int, ...]]]:
     """The tokens that each continuation adds to its prompt."""
-    per_prompt = [continuations] * len(prompts) if isinstance(continuations[0], str) else continuations
+    shared = [text for text in continuations if isinstance(text, str)]
+    per_prompt = [shared] * len(prompts) if shared else [list(options) for options in continuations]
     if len(per_prompt) != len(prompts):
         raise DataError(f"There are {len(prompts)} prompts and {len(per_prompt)} lists of continuations.")
     known: dict[tuple[str, str], tuple[int, ...]] = {}

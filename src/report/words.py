@@ -67,4 +67,4 @@ def contains(number: Number, value: float) -> bool:
 
 def layer_label(name: str) -> str:
     """The axis label of a layer: 3 for block.3."""
-    return name.removeprefix("block.")
+    return {"embeddings": "emb", "final_norm": "norm"}.get(name, name.removeprefix("block."))
