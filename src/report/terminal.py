@@ -57,16 +57,18 @@ def _scores_table(name: str, variant: Mapping[str, Any]) -> Table:
         for place, scorer in enumerate(s for s in SHORT if s in scores):
             table.add_row(part if not place else "", SHORT[scorer], *_cells(scores[scorer][part]))
     if len(shown) < len(parts):
-        table.add_row(f"({len(parts) - 1} subjects: see report.html)")
+        table.caption = f"({len(parts) - 1} subjects: see report.html)"
+        table.caption_justify = "left"
     return table
 
 
 def _cells(score: Mapping[str, Any]) -> list[str]:
+    auroc = with_interval(score["auroc"]) if score["auroc"]["value"] is not None else "undefined"
     if "ece" not in score:
-        return [with_interval(score["auroc"]), "", "", "", ""]
+        return [auroc, "", "", "", ""]
     null = f"{figure(score['ece']['calibrated_mean'])} (≤ {figure(score['ece']['calibrated_q95'])})"
     return [
-        with_interval(score["auroc"]),
+        auroc,
         figure(score["brier"]["value"]),
         figure(score["nll"]["value"]),
         with_interval(score["ece"]),
