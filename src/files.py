@@ -38,10 +38,9 @@ def write_bytes(path: Path, data: bytes | memoryview) -> None:
         finally:
             _sys.close(handle)
         _sys.replace(temporary, path)
-    except BaseException:
+    finally:
         with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise
+            temporary.unlink(missing_ok=True)  # still there only where something failed
 
 
 def write_text(path: Path, text: str) -> None:
