@@ -230,7 +230,6 @@ def test_flips_are_mcnemars():
 def test_one_sort_serves_any_weights():
     p = np.array([0.1, 0.1, 0.8, 0.9])
     ranking = Ranking.of(p)
-    assert ranking.ties
     areas = ranking.auroc(np.array([0, 1, 0, 1.0]), np.array([[1, 1, 1, 1], [1, 0, 0, 1], [1, 0, 1, 0.0]]))
     assert areas[:2].tolist() == [0.625, 1.0]
     assert np.isnan(areas[2])

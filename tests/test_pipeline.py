@@ -155,3 +155,14 @@ def test_errors_are_one_sentence_and_a_code(monkeypatch, capsys, tmp_path, argum
     printed = capsys.readouterr().err
     assert message in printed
     assert "Traceback" not in printed
+
+
+def test_one_model_at_chance_is_said_beside_what_the_other_shows(tmp_path, model_folder, adapter_folder, choices):
+    model = {"name": str(model_folder), "tinker_lora_path": str(adapter_folder)}
+    results = json.loads(json.dumps(run(config(tmp_path, model_folder, choices, model=model)).results))
+    results["variants"]["tuned"]["accuracy"]["all"] = {"value": 0.8, "low": 0.7, "high": 0.9}
+    results["variants"]["base"]["accuracy"]["all"] = {"value": 0.33, "low": 0.2, "high": 0.4}
+    sentences = verdict(results)
+    assert "Fine-tuning" in sentences[0]
+    assert sum("The base model's accuracy" in sentence for sentence in sentences) == 1
+    assert not any("The tuned model's accuracy" in sentence for sentence in sentences)

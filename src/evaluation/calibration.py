@@ -6,7 +6,6 @@ The reading is the event's own: in each bin, how often the answer was right agai
 
 import warnings
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -163,8 +162,3 @@ class Ranking:
         pairs = right.sum(axis=1) * wrong.sum(axis=1)
         with np.errstate(invalid="ignore", divide="ignore"):
             return np.where(pairs > 0, (right * below).sum(axis=1) / pairs, np.nan)
-
-    @cached_property
-    def ties(self) -> bool:
-        """Whether any two confidences are equal."""
-        return len(self.starts) < len(self.order)

@@ -113,21 +113,17 @@ class Judge:
             scores[name] = {"n": int(part.sum()), "auroc": _number(estimate)}
         return scores
 
-    def _accuracy(self, y: np.ndarray, part: np.ndarray) -> Estimate:
-        weights = self.weights[:, part].astype(np.float64)
-        total = weights.sum(axis=1)
-        draws = (weights @ y[part]) / np.where(total > 0, total, np.nan)
-        return Estimate(float(y[part].mean()), *interval(draws))
-
     def _tags(self, y: np.ndarray, own: np.ndarray) -> dict[str, Any]:
-        return {
-            str(tag): {
-                "n": int((self.tags == tag).sum()),
-                "accuracy": _number(self._accuracy(y, self.tags == tag)),
-                "mean_own_probability": float(own[self.tags == tag].mean()),
+        tags = {}
+        for tag in sorted(set(self.tags) - {""}):
+            part = self.tags == tag
+            scored = score(own[part], y[part], self.weights[:, part], bins=self.bins)
+            tags[str(tag)] = {
+                "n": int(part.sum()),
+                "accuracy": _number(scored.estimates()["accuracy"]),
+                "mean_own_probability": float(own[part].mean()),
             }
-            for tag in sorted(set(self.tags) - {""})
-        }
+        return tags
 
 
 @dataclass(frozen=True)

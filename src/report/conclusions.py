@@ -12,20 +12,23 @@ def verdict(results: Results) -> list[str]:
     """Sentences, the most important first."""
     variants = results["variants"]
     last = variants.get("tuned", variants["base"])
-    if stop := _nothing_to_conclude(results):
-        return stop
+    inconclusive = _inconclusive(results)
+    if len(inconclusive) == len(variants):
+        return inconclusive
     sentences = []
     if results["comparison"]:
         sentences += _fine_tuning(results)
     else:
         sentences.append(_knows(last, "The model"))
+    sentences += inconclusive
     sentences += _probe_against_own(last, "tuned" if results["comparison"] else "base")
     sentences += _text_only(last)
     sentences += _control(last)
     return sentences
 
 
-def _nothing_to_conclude(results: Results) -> list[str]:
+def _inconclusive(results: Results) -> list[str]:
+    """One sentence for each model that is at chance, or always right, or always wrong."""
     chance = results["data"]["chance"]
     found = []
     for name, variant in results["variants"].items():
@@ -40,7 +43,7 @@ def _nothing_to_conclude(results: Results) -> list[str]:
                 f"The {name} model's accuracy, {percent_interval(accuracy)}, is not above chance ({percent(chance)}): "
                 "nothing can be concluded about whether it knows when it is wrong."
             )
-    return found if len(found) == len(results["variants"]) else []
+    return found
 
 
 def _fine_tuning(results: Results) -> list[str]:

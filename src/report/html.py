@@ -13,7 +13,6 @@ from matplotlib.axes import Axes
 
 from src.report import plots, words
 
-_STEPS = {"questions", "weights", "answers and states", "probes", "metrics", "report", "total"}
 MOST_SUBJECT_PLOTS = 60
 
 
