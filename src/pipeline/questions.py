@@ -60,7 +60,11 @@ def _dataset(config: DataConfig) -> ExampleDataset:
         return QuickstartDataset(config.split or "all", config.category)
     from src.data.custom import QADataset
 
-    return QADataset(config.path or "", columns=config.columns, marking=config.marking or "exact")
+    return QADataset(
+        config.path or "",
+        columns=config.columns.model_dump() if config.columns else None,
+        marking=config.marking or "exact",
+    )
 
 
 _MEANINGLESS = {

@@ -1,0 +1,242 @@
+"""Every setting of a run: its type, its default and one sentence."""
+
+import os
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StrictBool,
+    StrictInt,
+    model_validator,
+)
+
+
+def _with_home(path: str) -> str:
+    """`~` expanded: the shell has not done it in a YAML file."""
+    expanded = os.path.expanduser(path)  # noqa: PTH111 (Path.expanduser raises for an unknown user)
+    if expanded.startswith("~"):
+        raise ValueError("there is no such user's home folder")
+    return expanded
+
+
+def _output_folder(path: str) -> str:
+    if not path.strip() or "\0" in path:
+        raise ValueError("the path of a folder is needed")
+    if re.search(r"\$\w|\$\{|%\w+%", path):
+        raise ValueError("environment variables are not filled in here: write the path out, or use --set in a shell")
+    return _with_home(path)
+
+
+def _layers(value: Any) -> Any:
+    """Block numbers stay whole numbers: lax typing would read `true` as 1 and 1.0 as 1."""
+    if value == "all":
+        return value
+    allowed = "a list of block numbers such as [8, 16, -1], embeddings and final_norm, or all, is needed"
+    items = [value] if isinstance(value, str) else value
+    if not isinstance(items, list | tuple) or not items:
+        raise ValueError(allowed)
+    for item in items:
+        if item not in ("embeddings", "final_norm") and (isinstance(item, bool) or not isinstance(item, int)):
+            raise ValueError(f"{item!r} is no layer: {allowed}")
+    for item in items:
+        if items.count(item) > 1:
+            raise ValueError(f"the layer {item!r} is named twice")
+    return items
+
+
+InputPath = Annotated[str, AfterValidator(_with_home)]
+OutputFolder = Annotated[str, AfterValidator(_output_folder)]
+Layers = Annotated[tuple[int | str, ...] | Literal["all"], BeforeValidator(_layers)]
+
+
+class Section(BaseModel):
+    """A part of the configuration: unknown keys are errors, values do not change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class ExperimentConfig(Section):
+    """What the run is called and what fixes its random numbers."""
+
+    name: str = Field("experiment", min_length=1)
+    """Shown in the report."""
+    seed: StrictInt = Field(42, ge=0)
+    """Decides which question is in which split, the bootstrap resamples and the shuffled labels."""
+
+
+class ModelConfig(Section):
+    """The model that is asked."""
+
+    name: InputPath = Field(min_length=1)
+    """Hub id or local folder."""
+    revision: str | None = None
+    """Branch, tag or commit of the hub repository."""
+    quantization: Literal["8bit", "4bit"] | None = None
+    """bitsandbytes quantisation."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """auto: as the weights were saved."""
+    tinker_lora_path: InputPath | None = None
+    """A PEFT adapter folder: makes the run a comparison of base and tuned."""
+    adapters: tuple[InputPath, ...] = Field((), max_length=1)
+    """Another way to name the adapter, as a list. This version compares one adapter a run."""
+
+
+class TinkerConfig(Section):
+    """A checkpoint that is converted before the model is loaded."""
+
+    enabled: StrictBool = True
+    """false: this section is ignored."""
+    checkpoint_path: InputPath | None = None
+    """The checkpoint: a local archive (.tar, .tar.gz) or a tinker:// path."""
+    download_weights: StrictBool = True
+    """Fetch and convert it before loading; false: output_dir already holds the result."""
+    output_dir: OutputFolder | None = None
+    """Gets peft_adapter/ and checkpoint_info.json."""
+
+
+class Columns(Section):
+    """What the fields are called in your own file."""
+
+    question: str = "question"
+    """The question's text."""
+    answer: str = "answer"
+    """The right answer: a text, a letter, or the text of one of the choices."""
+    choices: str = "choices"
+    """A list of texts to choose from; the column may be absent."""
+    subject: str = "subject"
+    """A group to report on; the column may be absent."""
+
+
+class DataConfig(Section):
+    """The questions."""
+
+    name: Literal["mmlu", "gsm8k", "quickstart", "custom"] = "mmlu"
+    """Which data set."""
+    path: InputPath | None = None
+    """A local folder or file instead of the hub; custom: the JSONL file."""
+    split: str | None = None
+    """A split of the data set; none: test (quickstart: all)."""
+    category: str | None = None
+    """A category or subject of MMLU or of the quickstart world."""
+    shots: StrictInt = Field(0, ge=0)
+    """Solved examples before each question."""
+    limit: StrictInt | None = Field(None, ge=1)
+    """Use the first so many questions only."""
+    columns: Columns | None = None
+    """custom only: the file's own names, such as {question: q, answer: a}."""
+    marking: Literal["exact", "contains", "numeric", "gsm8k_strict", "gsm8k_flexible"] | None = None
+    """How free answers are judged; none: the data set's own rule."""
+    truncation: Literal["left", "right"] | None = None
+    """Prompts over the model's context: none is an error; left or right cuts, counted and reported."""
+
+
+class ExtractionConfig(Section):
+    """Which hidden states are read."""
+
+    layers: Layers = "all"
+    """Decoder blocks counted from 0 (negative from the end), embeddings, final_norm, or all blocks."""
+    position: Literal["last_prompt"] = "last_prompt"
+    """The token whose state is read: the last one of the prompt."""
+    cache_dir: OutputFolder | None = None
+    """Where states and answers are kept between runs; none: not kept."""
+
+
+class ProbeConfig(Section):
+    """The probe."""
+
+    family: Literal["logistic"] = "logistic"
+    """Standardised L2 logistic regression."""
+
+
+class EvaluationConfig(Section):
+    """How numbers and their intervals are computed."""
+
+    bootstrap: StrictInt = Field(2000, ge=100)
+    """Resamples of the questions behind every interval."""
+    bins: StrictInt = Field(15, ge=1)
+    """Equal-width bins of ECE and of the reliability diagrams."""
+
+
+class RunConfig(Section):
+    """Where the results go and how the work is done."""
+
+    dir: OutputFolder | None = None
+    """Gets config.yaml, results.json, questions.csv and report.html; none: runs/ and the experiment's name."""
+    engine: Literal["local"] = "local"
+    """Who computes: this process."""
+    workers: StrictInt = Field(1, ge=1, le=1)
+    """How many processes ask the model; the local engine has one."""
+    if_exists: Literal["resume", "replace", "fail"] = "resume"
+    """What to do where dir holds a run: go on with the same one, start anew, or stop."""
+
+
+class Config(Section):
+    """One run."""
+
+    experiment: ExperimentConfig = Field(default_factory=lambda: ExperimentConfig.model_validate({}))
+    """Name and seed."""
+    model: ModelConfig
+    """The model that is asked."""
+    tinker: TinkerConfig | None = None
+    """A checkpoint that is converted first."""
+    data: DataConfig = Field(default_factory=lambda: DataConfig.model_validate({}))
+    """The questions."""
+    extraction: ExtractionConfig = ExtractionConfig()
+    """The hidden states."""
+    probe: ProbeConfig = ProbeConfig()
+    """The probe."""
+    evaluation: EvaluationConfig = Field(default_factory=lambda: EvaluationConfig.model_validate({}))
+    """The numbers."""
+    run: RunConfig = Field(default_factory=lambda: RunConfig.model_validate({}))
+    """The folder."""
+
+    @model_validator(mode="after")
+    def _sections_agree(self) -> "Config":
+        if self.data.name == "custom" and not self.data.path:
+            raise ValueError("data.name is custom, but data.path (the JSONL file) is not given")
+        self._adapters_agree()
+        return self
+
+    def _adapters_agree(self) -> None:
+        tinker = self.tinker if self.tinker and self.tinker.enabled else None
+        named = {key: path for key, path in self._named_adapters().items() if path}
+        if tinker and not named:
+            raise ValueError("tinker is enabled, but tinker.output_dir (where the adapter goes) is not given")
+        if tinker and tinker.download_weights and not tinker.checkpoint_path:
+            raise ValueError(
+                "tinker.download_weights is true, but tinker.checkpoint_path is not given: name the checkpoint, or set "
+                "tinker.download_weights: false where output_dir already holds the adapter"
+            )
+        if tinker and tinker.download_weights and not tinker.output_dir:
+            raise ValueError("tinker.download_weights is true, but tinker.output_dir (where it goes) is not given")
+        if len({Path(path) for path in named.values()}) > 1:
+            found = ", ".join(f"{key} is {path!r}" for key, path in named.items())
+            raise ValueError(f"these name different adapters: {found}. Make them agree, or leave all but one out")
+
+    def _named_adapters(self) -> dict[str, str | None]:
+        made = self.tinker.output_dir if self.tinker and self.tinker.enabled else None
+        return {
+            "model.tinker_lora_path": self.model.tinker_lora_path,
+            "model.adapters": self.model.adapters[0] if self.model.adapters else None,
+            "tinker.output_dir's adapter": str(Path(made) / "peft_adapter") if made else None,
+        }
+
+    @property
+    def adapter_folder(self) -> str | None:
+        """The adapter to compare with the base model, or None."""
+        return next((path for path in self._named_adapters().values() if path), None)
+
+    @property
+    def folder(self) -> Path:
+        """Where the results go."""
+        return Path(self.run.dir or f"runs/{_as_file_name(self.experiment.name)}")
+
+
+def _as_file_name(name: str) -> str:
+    return re.sub(r"[^\w.-]+", "-", name).strip(".-") or "experiment"
