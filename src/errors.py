@@ -46,6 +46,10 @@ class CacheError(ProbingError, OSError):
     """A cache folder that cannot be used."""
 
 
+class StorageError(ProbingError, OSError):
+    """A folder or disk that results cannot be written to."""
+
+
 class ScoringError(ProbingError, ValueError):
     """Labels, confidences or features from which no metric or probe can be computed."""
 

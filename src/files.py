@@ -8,7 +8,9 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import shutil
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,9 +22,24 @@ _sys = SimpleNamespace(
 )
 
 
+_TEMPORARY = re.compile(r"\..+\.\d+\.[0-9a-f]{12}\.tmp")
+
+
 def _temporary_beside(path: Path) -> Path:
     """A name no other process or thread uses: locks succeed silently on some network file systems."""
     return path.with_name(f".{path.name}.{os.getpid()}.{uuid.uuid4().hex[:12]}.tmp")
+
+
+def is_temporary(name: str) -> bool:
+    """Whether a file or folder of this name is one of ours that a killed process left behind."""
+    return _TEMPORARY.fullmatch(name) is not None
+
+
+def sweep_temporaries(folder: Path) -> None:
+    """Remove our temporaries in `folder` that no living process can still be writing (over an hour old)."""
+    for path in folder.iterdir():
+        if is_temporary(path.name) and time.time() - path.stat().st_mtime > 3600:
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def write_bytes(path: Path, data: bytes | memoryview) -> None:

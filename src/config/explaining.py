@@ -35,8 +35,8 @@ def explain(error: ValidationError) -> str:
 
 def _shown(value: Any) -> str:
     """The value as one would write it in the file."""
-    text = {None: "null", True: "true", False: "false"}.get(value) if isinstance(value, bool | None) else repr(value)
-    return text if text is not None and len(text) <= 80 else f"{text:.80}…"
+    text = {None: "null", True: "true", False: "false"}[value] if isinstance(value, bool | None) else repr(value)
+    return text if len(text) <= 80 else f"{text:.80}…"
 
 
 def _allowed(found: Any) -> str:

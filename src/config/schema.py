@@ -228,6 +228,14 @@ class Config(Section):
         }
 
     @property
+    def conversion(self) -> tuple[str, str] | None:
+        """The checkpoint to convert before the model is loaded and the folder it goes to, or None."""
+        tinker = self.tinker
+        if not (tinker and tinker.enabled and tinker.download_weights and tinker.checkpoint_path and tinker.output_dir):
+            return None
+        return tinker.checkpoint_path, tinker.output_dir
+
+    @property
     def adapter_folder(self) -> str | None:
         """The adapter to compare with the base model, or None."""
         return next((path for path in self._named_adapters().values() if path), None)

@@ -1,7 +1,8 @@
 """Free answers: greedy generation in length-sorted batches, with the probability of what was said."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,11 +10,14 @@ import torch
 from tqdm.auto import tqdm
 
 from src.errors import DataError
+from src.models.extraction.cache import ActivationCache, row_key
+from src.models.extraction.fingerprint import fingerprint
 from src.models.extraction.packing import plan_batches
 from src.models.extraction.tokens import Truncation, context_length, tokenize
 
 GENERATION_BUDGET = 16_384
 MIN_NEW_TOKENS = 8
+_QUANTITIES = ("answer.tokens", "answer.log_probabilities")
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,7 @@ def answer_freely(
     *,
     stop: Sequence[str] = (),
     max_new_tokens: int = 256,
+    cache_dir: str | Path | None = None,
     truncation: Truncation | None = None,
     progress: str = "answers",
 ) -> FreeAnswers:
@@ -58,29 +63,61 @@ def answer_freely(
         prompts: they end right before the answer.
         stop: strings that end an answer; they are cut off.
         max_new_tokens: the most tokens of one answer.
+        cache_dir: answers are kept there batch by batch and used again; None: not kept.
         truncation: for over-long prompts: None is an error; "left" or "right" cuts.
         progress: the label of the progress bar.
 
     Raises:
         DataError: no prompts, or an empty or over-long one.
+        CacheError: cache_dir cannot be used.
     """
     if not prompts:
         raise DataError("There are no prompts to answer.")
     context = context_length(model)
     reserve = min(max_new_tokens, MIN_NEW_TOKENS)
     tokens = tokenize(tokenizer, prompts, limit=context - reserve if context else None, truncation=truncation)
-    texts: list[str] = [""] * len(prompts)
-    means, finished = np.zeros(len(prompts)), np.zeros(len(prompts), dtype=bool)
-    batches = plan_batches([len(ids) + max_new_tokens for ids in tokens.ids], GENERATION_BUDGET)
-    with tqdm(total=len(prompts), desc=progress, unit="answer", disable=None, leave=False) as bar:
-        for batch in batches:
-            rows = [tokens.ids[row] for row in batch]
-            longest = max(len(ids) for ids in rows)
-            room = min(max_new_tokens, context - longest) if context else max_new_tokens
-            for row, (text, mean, ended) in zip(batch, _generate(model, tokenizer, rows, room, stop), strict=True):
-                texts[row], means[row], finished[row] = text, mean, ended
+    cache = _answer_cache(model, cache_dir, max_new_tokens, stop)
+    distinct = list(dict.fromkeys(tokens.ids))
+    keys = {ids: row_key(ids) for ids in distinct}
+    found = cache.read(list(keys.values()), _QUANTITIES) if cache is not None else {}
+    with tqdm(total=len(distinct), desc=progress, unit="answer", disable=None, leave=False) as bar:
+        for batch, room in _batches([len(ids) for ids in distinct], max_new_tokens, context):
+            rows = [distinct[row] for row in batch]
+            if not all(keys[ids] in found for ids in rows):
+                said = _generate(model, tokenizer, rows, room, stop, width=max_new_tokens)
+                if cache is not None:
+                    cache.write([keys[ids] for ids in rows], said)
+                for place, ids in enumerate(rows):
+                    found.setdefault(keys[ids], {name: values[place] for name, values in said.items()})
             bar.update(len(batch))
-    return FreeAnswers(tuple(texts), means, finished, tokens.truncated)
+    ends = _end_ids(model, tokenizer)
+    read = {ids: _one_answer(tokenizer, *_spoken(found[key]), ends, stop) for ids, key in keys.items()}
+    texts, means, finished = zip(*(read[ids] for ids in tokens.ids), strict=True)
+    return FreeAnswers(texts, np.array(means), np.array(finished, dtype=bool), tokens.truncated)
+
+
+def _answer_cache(
+    model: Any, cache_dir: str | Path | None, max_new_tokens: int, stop: Sequence[str]
+) -> ActivationCache | None:
+    """A context of its own for each way to generate: the model's generation settings change what it says."""
+    if cache_dir is None:
+        return None
+    settings = model.generation_config.to_diff_dict()
+    settings.pop("transformers_version", None)
+    way = {"greedy": True, "max_new_tokens": max_new_tokens, "stop": list(stop), "settings": settings}
+    return ActivationCache(cache_dir, fingerprint(model) | {"generation": way})
+
+
+def _batches(lengths: Sequence[int], max_new_tokens: int, context: int | None) -> Iterator[tuple[list[int], int]]:
+    """Rows generated together, and the tokens their answers may have, which depends on each row's own length only.
+
+    Where a prompt leaves less than `max_new_tokens`, it shares a batch with prompts of the same length.
+    """
+    rooms = [max_new_tokens if context is None else min(max_new_tokens, context - length) for length in lengths]
+    for room in sorted(set(rooms), reverse=True):
+        rows = [row for row, own in enumerate(rooms) if own == room]
+        for batch in plan_batches([lengths[row] + room for row in rows], GENERATION_BUDGET):
+            yield [rows[place] for place in batch], room
 
 
 class _ChosenLogProbabilities:
@@ -98,8 +135,9 @@ class _ChosenLogProbabilities:
 
 
 def _generate(
-    model: Any, tokenizer: Any, rows: Sequence[Sequence[int]], room: int, stop: Sequence[str]
-) -> list[tuple[str, float, bool]]:
+    model: Any, tokenizer: Any, rows: Sequence[Sequence[int]], room: int, stop: Sequence[str], *, width: int
+) -> dict[str, torch.Tensor]:
+    """New token ids (n, width) int32 and their log-probabilities float32; -1 and 0 after the last one."""
     longest = max(len(ids) for ids in rows)
     padding = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (tokenizer.eos_token_id or 0)
     device = model.get_input_embeddings().weight.device
@@ -113,9 +151,18 @@ def _generate(
             input_ids=ids, attention_mask=mask, do_sample=False, num_beams=1, max_new_tokens=room,
             pad_token_id=padding, logits_processor=[chosen], temperature=None, top_p=None, top_k=None, **options,
         )  # fmt: skip
-    steps = torch.stack(chosen.steps, dim=1).double().numpy()
-    ends = _end_ids(model, tokenizer)
-    return [_one_answer(tokenizer, new, steps[row], ends, stop) for row, new in enumerate(output[:, longest:].tolist())]
+    steps = torch.stack(chosen.steps, dim=1)
+    tokens = torch.full((len(rows), width), -1, dtype=torch.int32)
+    log_probabilities = torch.zeros(len(rows), width)
+    tokens[:, : steps.shape[1]] = output[:, longest:].cpu()
+    log_probabilities[:, : steps.shape[1]] = steps
+    return dict(zip(_QUANTITIES, (tokens, log_probabilities), strict=True))
+
+
+def _spoken(row: Mapping[str, torch.Tensor]) -> tuple[list[int], np.ndarray]:
+    tokens, log_probabilities = (row[name] for name in _QUANTITIES)
+    count = int((tokens >= 0).sum())
+    return tokens[:count].tolist(), log_probabilities[:count].double().numpy()
 
 
 def _end_ids(model: Any, tokenizer: Any) -> set[int]:

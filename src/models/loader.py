@@ -1,7 +1,9 @@
 """Load a Hugging Face model, quantised if wanted, with a LoRA adapter that is verified to be in force."""
 
+import contextlib
 import importlib.util
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -9,7 +11,7 @@ import torch
 from torch import nn
 
 from src.adapters import PREFIX, WEIGHTS_NAME, Adapter, check_against_base, read_adapter, read_tensors
-from src.errors import AdapterError, ConfigError, MissingExtraError, ModelError
+from src.errors import AdapterError, ConfigError, CredentialsError, DownloadError, MissingExtraError, ModelError
 
 log = logging.getLogger(__name__)
 
@@ -55,17 +57,28 @@ class ModelLoader:
 
         Raises:
             ConfigError: two different quantizations, or an unknown one.
-            ModelError: no such model, or not a causal language model.
+            ModelError: no such folder, or not a causal language model.
+            DownloadError, CredentialsError: the hub does not give the model.
             AdapterError: the adapter does not fit, or is not in force after loading.
             MissingExtraError: bitsandbytes or peft is not installed.
         """
         quantization = self._one_quantization(quantization)
-        # The adapter is checked first: reading it takes a moment, loading the base model takes minutes.
-        adapter = read_adapter(self.tinker_lora_path) if self.tinker_lora_path is not None else None
+        _, adapter = self._check(quantization)
         model, tokenizer = self._load_base(quantization)
         if adapter is not None:
             model = attach_adapter(model, adapter)
         return model.eval(), tokenizer
+
+    def skeleton(self, quantization: Quantization | None = None) -> Any:
+        """The model without its weights (on the meta device): everything that can be found wrong before loading.
+
+        Reads the configuration only, so it takes a moment where loading takes minutes. An adapter is checked
+        against it.
+
+        Raises:
+            as `load`.
+        """
+        return self._check(self._one_quantization(quantization))[0]
 
     def _one_quantization(self, argument: Quantization | None) -> Quantization | None:
         if argument and self.quantization and argument != self.quantization:
@@ -79,19 +92,57 @@ class ModelLoader:
             raise ConfigError(f"dtype={self.dtype!r} is unknown. Choose one of {', '.join(DTYPES)}.")
         return chosen
 
+    def _check(self, quantization: Quantization | None) -> tuple[Any, Adapter | None]:
+        _check_extras(quantization, self.tinker_lora_path)
+        adapter = read_adapter(self.tinker_lora_path) if self.tinker_lora_path is not None else None
+        model = self._empty_model()
+        if adapter is not None:
+            check_against_base(adapter, linear_shapes(model))
+        return model, adapter
+
+    def _empty_model(self) -> Any:
+        from transformers import AutoConfig, AutoModelForCausalLM
+
+        self._check_folder()
+        with self._loading_errors():
+            config = AutoConfig.from_pretrained(self.model_name, **self._where())
+            dtype = config.dtype if self.dtype == "auto" else self._torch_dtype()
+            with torch.device("meta"):
+                return AutoModelForCausalLM.from_config(config, dtype=dtype or torch.float32)
+
     def _load_base(self, quantization: Quantization | None) -> tuple[Any, Any]:
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
-        where: dict[str, Any] = {"revision": self.revision} if self.revision else {}
-        self._check_folder()
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(self.model_name, **where)
+        with self._loading_errors():
+            tokenizer = AutoTokenizer.from_pretrained(self.model_name, **self._where())
             model = AutoModelForCausalLM.from_pretrained(
-                self.model_name, dtype=self._torch_dtype(), **where, **_placement(quantization)
+                self.model_name, dtype=self._torch_dtype(), **self._where(), **_placement(quantization)
             )
-        except (OSError, ValueError) as error:
-            raise ModelError(f"The model {self.model_name!r} could not be loaded: {error}") from error
         return model, tokenizer
+
+    def _where(self) -> dict[str, Any]:
+        return {"revision": self.revision} if self.revision else {}
+
+    @contextlib.contextmanager
+    def _loading_errors(self) -> Iterator[None]:
+        from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError
+        from safetensors import SafetensorError
+
+        try:
+            yield
+        except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
+            cause = error.__cause__ or error
+            if isinstance(cause, GatedRepoError):
+                raise CredentialsError(
+                    f"The model {self.model_name!r} is gated: ask for access on its page on the hub and set HF_TOKEN."
+                ) from error
+            if isinstance(cause, LocalEntryNotFoundError | HfHubHTTPError | ConnectionError):
+                raise DownloadError(
+                    f"The model {self.model_name!r} is no local folder, and could not be fetched from the Hugging Face "
+                    "hub. Check the name and the network, or give the folder of a model."
+                ) from error
+            reason = " ".join(str(error).split())
+            raise ModelError(f"The model {self.model_name!r} could not be loaded: {reason:.500}") from error
 
     def _check_folder(self) -> None:
         path = Path(self.model_name)
@@ -105,14 +156,20 @@ class ModelLoader:
         return "auto" if self.dtype == "auto" else getattr(torch, self.dtype)
 
 
+def _check_extras(quantization: Quantization | None, adapter_folder: str | Path | None) -> None:
+    if quantization is not None and importlib.util.find_spec("bitsandbytes") is None:
+        raise MissingExtraError(
+            f"bitsandbytes library not installed, and quantization={quantization!r} needs it. Install it with: "
+            "pip install 'llm-confidence-probing[quant]'"
+        )
+    if adapter_folder is not None and importlib.util.find_spec("peft") is None:
+        raise MissingExtraError("PEFT library not installed. Install it with: pip install 'peft>=0.18'")
+
+
 def _placement(quantization: Quantization | None) -> dict[str, Any]:
     cuda = torch.cuda.is_available()
     if quantization is None:
         return {"device_map": "auto"} if cuda else {}
-    if importlib.util.find_spec("bitsandbytes") is None:
-        raise MissingExtraError(
-            f"quantization={quantization!r} needs bitsandbytes: pip install 'llm-confidence-probing[quant]'"
-        )
     from transformers import BitsAndBytesConfig
 
     config = BitsAndBytesConfig(load_in_8bit=quantization == "8bit", load_in_4bit=quantization == "4bit")
@@ -132,8 +189,7 @@ def attach_adapter(model: nn.Module, adapter: Adapter) -> Any:
         AdapterError: see `src.adapters`.
         MissingExtraError: peft is not installed.
     """
-    if importlib.util.find_spec("peft") is None:
-        raise MissingExtraError("PEFT library not installed. Install it with: pip install 'peft>=0.18'")
+    _check_extras(None, adapter.folder)
     from peft import LoraConfig, PeftModel
 
     check_against_base(adapter, linear_shapes(model))

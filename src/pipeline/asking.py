@@ -10,7 +10,6 @@ from src.config import Config
 from src.data.example import LETTERS
 from src.data.scoring import mark
 from src.models.answering import answer_choices
-from src.models.extraction.layers import anatomy, layer_names
 from src.models.extractor import HiddenStateExtractor
 from src.models.generation import answer_freely
 from src.pipeline.questions import Questions
@@ -41,12 +40,20 @@ class Asked:
     choice_mass: float | None
 
 
-def ask(model: Any, tokenizer: Any, questions: Questions, config: Config, *, label: str) -> Asked:
-    """Ask every question of the model as its adapter is switched now; `label` names it in progress bars."""
-    layers = config.extraction.layers
-    names = layer_names(layers if isinstance(layers, str) else list(layers), len(anatomy(model).blocks))
+def ask(
+    model: Any, tokenizer: Any, questions: Questions, config: Config, *, layers: tuple[str, ...], label: str
+) -> Asked:
+    """Ask every question of the model as its adapter is switched now.
+
+    Args:
+        model, tokenizer: from `ModelLoader.load`.
+        questions: what is asked.
+        config: truncation and cache folder.
+        layers: canonical names of the hidden states to read.
+        label: names the model in progress bars.
+    """
     asker = _ask_choices if questions.with_choices else _ask_freely
-    return asker(model, tokenizer, questions, config, names, label)
+    return asker(model, tokenizer, questions, config, layers, label)
 
 
 def _ask_choices(
@@ -87,6 +94,7 @@ def _ask_freely(
         prompts,
         stop=questions.stop,
         max_new_tokens=questions.max_new_tokens,
+        cache_dir=config.extraction.cache_dir,
         truncation=config.data.truncation,
         progress=f"{label}: answers",
     )

@@ -11,12 +11,11 @@ from typing import Any
 
 from src import files
 from src.config import Config, load_config
-from src.data.splits import split_examples
-from src.errors import ConfigError
 from src.pipeline.asking import Asked, ask
+from src.pipeline.folder import QUESTIONS, REPORT, RESULTS, claimed_folder, writing
 from src.pipeline.judging import Judge, compare
+from src.pipeline.plan import Plan, make_plan
 from src.pipeline.probing import Probed, fit_scorers
-from src.pipeline.questions import Questions, load_questions
 from src.pipeline.results import (
     SCHEMA,
     asking_facts,
@@ -24,7 +23,6 @@ from src.pipeline.results import (
     git_commit,
     peak_memory_mb,
     questions_csv,
-    start_folder,
     strict,
     versions,
 )
@@ -76,18 +74,18 @@ def run(config: str | Path | Mapping[str, Any] | Config) -> RunResult:
     """
     config = load_config(config)
     started, clock = time.perf_counter(), _Clock()
-    folder = start_folder(config)
-    with clock.stage("questions"):
-        questions = load_questions(config.data)
-        splits = split_examples(questions.examples, seed=config.experiment.seed)
-    if not splits.test.size:
-        raise ConfigError(f"None of {len(questions.examples)} questions fell into the test split: use more of them.")
+    with claimed_folder(config) as folder, clock.stage("questions"):
+        plan = make_plan(config)
+    log.info("Results go to %s", folder.absolute())
+    for note in plan.notes:
+        log.warning(note)
+    questions, splits = plan.questions, plan.splits
     with clock.stage("weights"):
         adapter = prepare_adapter(config)
         model, tokenizer = _load(config, adapter)
     with clock.stage("answers and states"):
-        asked = ask_all(model, tokenizer, questions, config, adapter)
-    facts = {"name": config.model.name, "adapter": adapter, "parameters": _parameters(model)}
+        asked = ask_all(model, tokenizer, plan, config)
+    facts = {"name": config.model.name, "adapter": adapter, "parameters": plan.parameters}
     del model
     seed = config.experiment.seed
     with clock.stage("probes"):
@@ -115,11 +113,11 @@ def run(config: str | Path | Mapping[str, Any] | Config) -> RunResult:
 
 def prepare_adapter(config: Config) -> str | None:
     """The adapter folder, converted from the checkpoint first if the configuration asks for that."""
-    tinker = config.tinker
-    if tinker and tinker.enabled and tinker.download_weights:
+    if config.conversion:
         from src.tinker import download_and_convert_weights
 
-        return download_and_convert_weights(tinker.checkpoint_path, config.model.name, tinker.output_dir)
+        checkpoint, output_dir = config.conversion
+        return download_and_convert_weights(checkpoint, config.model.name, output_dir)
     return config.adapter_folder
 
 
@@ -131,17 +129,17 @@ def _load(config: Config, adapter: str | None) -> tuple[Any, Any]:
     return loader.load()
 
 
-def ask_all(model: Any, tokenizer: Any, questions: Questions, config: Config, adapter: str | None) -> dict[str, Asked]:
+def ask_all(model: Any, tokenizer: Any, plan: Plan, config: Config) -> dict[str, Asked]:
     """Ask the base model and, with an adapter, the tuned one: one loaded model, the adapter switched."""
-    if adapter is None:
-        return {"base": ask(model, tokenizer, questions, config, label="base")}
+
+    def asked(label: str) -> Asked:
+        return ask(model, tokenizer, plan.questions, config, layers=plan.layers, label=label)
+
+    if plan.adapter is None:
+        return {"base": asked("base")}
     with model.disable_adapter():
-        base = ask(model, tokenizer, questions, config, label="base")
-    return {"base": base, "tuned": ask(model, tokenizer, questions, config, label="tuned")}
-
-
-def _parameters(model: Any) -> int:
-    return sum(p.numel() for name, p in model.named_parameters() if ".lora_" not in name)
+        base = asked("base")
+    return {"base": base, "tuned": asked("tuned")}
 
 
 def judge_all(judge: Judge, asked: Mapping[str, Asked], probed: Mapping[str, Probed]) -> dict[str, Any]:
@@ -157,9 +155,11 @@ def _publish(folder: Path, results: dict[str, Any], table: str, clock: _Clock, s
 
     results = strict(results)
     results["verdict"] = verdict(results)
-    files.write_text(folder / "questions.csv", table)
     results["peak_memory_mb"] = peak_memory_mb()
     results["seconds"] = clock.seconds | {"total": round(time.perf_counter() - started, 2)}
-    files.write_text(folder / "report.html", render_html(results))
-    files.write_json(folder / "results.json", results)
+    page = render_html(results)
+    with writing(folder):
+        files.write_text(folder / QUESTIONS, table)
+        files.write_text(folder / REPORT, page)
+        files.write_json(folder / RESULTS, results)  # last: its presence means that the run is complete
     return RunResult(folder, results)

@@ -1,4 +1,4 @@
-"""Stage 6: what a run leaves behind: config.yaml first, then results.json, questions.csv and report.html."""
+"""Stage 6: what results.json and questions.csv hold besides the metrics."""
 
 import csv
 import importlib.metadata
@@ -7,13 +7,9 @@ import math
 import platform
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
-import yaml
-
-from src import __version__, files
-from src.config import Config
+from src import __version__
 from src.data.example import Example
 from src.data.splits import SPLITS, Splits
 from src.pipeline.asking import Asked
@@ -55,15 +51,6 @@ def peak_memory_mb() -> int | None:
     # macOS counts bytes, Linux kilobytes.
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return round(peak / (1 << 20 if sys.platform == "darwin" else 1 << 10))
-
-
-def start_folder(config: Config) -> Path:
-    """Make the run's folder and write the resolved configuration into it, before anything else."""
-    folder = Path(config.run.dir).expanduser()
-    folder.mkdir(parents=True, exist_ok=True)
-    text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-    files.write_text(folder / "config.yaml", f"# llm-confidence-probing {__version__}, git {git_commit()}\n{text}")
-    return folder
 
 
 def strict(value: Any) -> Any:

@@ -44,20 +44,25 @@ def download_and_convert_weights(
         IntegrityError, UnsafeArchiveError: the archive is torn or hostile, or the output folder is not ours.
         AdapterError: the adapter is not sound, or not understood.
     """
+    archive, folder = check_source(tinker_checkpoint), Path(output_dir) / ADAPTER_FOLDER
+    origin = {"source": archive.name, "source_sha256": files.sha256_of_file(archive),
+              "base_model": base_model_name}  # fmt: skip
+    if not _is_complete(folder, origin):
+        _convert(archive, folder, origin, lora_alpha)
+    return str(folder)
+
+
+def check_source(tinker_checkpoint: str | Path) -> Path:
+    """The checkpoint's archive, which must be there. Raises DownloadError."""
     source = str(tinker_checkpoint)
     if "://" in source:
         raise DownloadError(
             f"{source.partition('?')[0]} is remote, and this version converts local archives only. Download it "
             "with `tinker checkpoint download`, pack the folder as a tar, and give that path."
         )
-    archive, folder = Path(source), Path(output_dir) / ADAPTER_FOLDER
-    if not archive.is_file():
-        raise DownloadError(f"There is no checkpoint archive {archive}. Check the path.")
-    origin = {"source": archive.name, "source_sha256": files.sha256_of_file(archive),
-              "base_model": base_model_name}  # fmt: skip
-    if not _is_complete(folder, origin):
-        _convert(archive, folder, origin, lora_alpha)
-    return str(folder)
+    if not Path(source).is_file():
+        raise DownloadError(f"There is no checkpoint archive {source}. Check the path.")
+    return Path(source)
 
 
 def _is_complete(folder: Path, origin: dict[str, str]) -> bool:

@@ -1,0 +1,55 @@
+"""What this machine has: memory (a container's limit respected) and disk space."""
+
+import shutil
+from pathlib import Path
+
+# The limit of a container: version 2 and version 1 of Linux control groups.
+_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+_USED = (Path("/sys/fs/cgroup/memory.current"), Path("/sys/fs/cgroup/memory/memory.usage_in_bytes"))
+_MEMINFO = Path("/proc/meminfo")
+
+
+def free_memory() -> int | None:
+    """Bytes that can still be used before the machine or its container is full; None where it does not say."""
+    system = _meminfo("MemAvailable")
+    limit, used = _first_number(_LIMITS), _first_number(_USED)
+    contained = limit - used if limit is not None and used is not None else None
+    known = [value for value in (system, contained) if value is not None]
+    return min(known) if known else None
+
+
+def free_disk(path: Path) -> int:
+    """Free bytes on the disk of `path`, which need not exist yet. Raises OSError."""
+    path = path.absolute()
+    while not path.exists():
+        path = path.parent
+    return shutil.disk_usage(path).free
+
+
+def in_words(n_bytes: int) -> str:
+    """1.5 GB."""
+    size, unit = float(n_bytes), "B"
+    for bigger in ("kB", "MB", "GB", "TB"):
+        if size < 1000:
+            break
+        size, unit = size / 1000, bigger
+    return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+
+
+def _meminfo(key: str) -> int | None:
+    try:
+        lines = _MEMINFO.read_text(encoding="ascii").splitlines()
+    except OSError:  # not Linux
+        return None
+    found = next((line.split()[1] for line in lines if line.startswith(f"{key}:")), None)
+    return int(found) * 1024 if found else None
+
+
+def _first_number(paths: tuple[Path, ...]) -> int | None:
+    for path in paths:
+        try:
+            text = path.read_text(encoding="ascii").strip()
+        except OSError:
+            continue
+        return int(text) if text.isdecimal() else None  # "max": no limit
+    return None

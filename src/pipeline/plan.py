@@ -1,0 +1,132 @@
+"""Before the first long step: the questions are read, and what can be found wrong cheaply is found."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from src import machine
+from src.config import Config
+from src.data.splits import SPLITS, Splits, split_examples
+from src.errors import ConfigError, ModelError
+from src.pipeline.folder import folder_state
+from src.pipeline.questions import Questions, load_questions
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run will do.
+
+    Attributes:
+        questions, splits: what is asked.
+        layers: canonical names of the hidden states that are read.
+        parameters: of the base model.
+        weight_bytes: of the base model, unquantised.
+        state_bytes: of the hidden states of all questions and models, as the cache keeps them.
+        adapter: the adapter's folder, which may be yet to be made; None where only a base model is asked.
+        notes: what may go wrong, in sentences.
+    """
+
+    questions: Questions
+    splits: Splits
+    layers: tuple[str, ...]
+    parameters: int
+    weight_bytes: int
+    state_bytes: int
+    adapter: str | None
+    notes: tuple[str, ...]
+
+    def facts(self, config: Config) -> dict[str, Any]:
+        """The plan as plain values, for people and for JSON."""
+        return {
+            "folder": str(config.folder.absolute()),
+            "folder_state": folder_state(config),
+            "model": config.model.name,
+            "parameters": self.parameters,
+            "weight_bytes": self.weight_bytes,
+            "adapter": self.adapter,
+            "data": config.data.name,
+            "questions": len(self.questions.examples),
+            "splits": {name: len(getattr(self.splits, name)) for name in SPLITS},
+            "layers": list(self.layers),
+            "state_bytes": self.state_bytes,
+            "cache_dir": config.extraction.cache_dir,
+            "free_memory": machine.free_memory(),
+            "notes": list(self.notes),
+        }
+
+
+def make_plan(config: Config) -> Plan:
+    """Read the questions and check model, adapter, layers, extras and space; nothing is written.
+
+    Raises:
+        ProbingError: what would have stopped the run later.
+    """
+    if config.conversion:
+        from src.tinker.download import check_source
+
+        check_source(config.conversion[0])
+    questions = load_questions(config.data)
+    splits = split_examples(questions.examples, seed=config.experiment.seed)
+    if not splits.test.size:
+        raise ConfigError(f"None of {len(questions.examples)} questions fell into the test split: use more of them.")
+    skeleton = load_skeleton(config)
+    layers, width = _layers(config, skeleton)
+    variants = 1 if config.adapter_folder is None else 2
+    sizes = [(p.numel(), p.element_size()) for p in skeleton.parameters()]
+    weight_bytes = sum(count * size for count, size in sizes)
+    state_bytes = variants * len(questions.examples) * len(layers) * width * sizes[0][1]
+    return Plan(
+        questions=questions,
+        splits=splits,
+        layers=layers,
+        parameters=sum(count for count, _ in sizes),
+        weight_bytes=weight_bytes,
+        state_bytes=state_bytes,
+        adapter=config.adapter_folder,
+        notes=(*_memory_note(config, weight_bytes), *_disk_note(config, state_bytes)),
+    )
+
+
+def load_skeleton(config: Config) -> Any:
+    """The model without weights; an adapter that lies there already is checked against it."""
+    from src.models import ModelLoader
+
+    model = config.model
+    adapter = None if config.conversion else config.adapter_folder
+    return ModelLoader(model.name, adapter, model.quantization, dtype=model.dtype, revision=model.revision).skeleton()
+
+
+def _layers(config: Config, skeleton: Any) -> tuple[tuple[str, ...], int]:
+    from src.models.extraction.layers import anatomy, layer_names
+
+    parts, layers = anatomy(skeleton), config.extraction.layers
+    try:
+        return layer_names(layers if isinstance(layers, str) else list(layers), len(parts.blocks)), parts.hidden_dim
+    except ModelError as error:
+        raise ConfigError(f"extraction.layers: {error}") from error
+
+
+def _memory_note(config: Config, needed: int) -> list[str]:
+    free = machine.free_memory()
+    if free is None or config.model.quantization or needed <= free or _has_gpu():
+        return []
+    return [
+        f"The weights take {machine.in_words(needed)}, and {machine.in_words(free)} of memory are free: the run may "
+        "be killed. Use a smaller model, or model.quantization."
+    ]
+
+
+def _disk_note(config: Config, needed: int) -> list[str]:
+    folder = config.extraction.cache_dir
+    if not folder or needed <= (free := machine.free_disk(Path(folder))):
+        return []
+    return [
+        f"The hidden states take {machine.in_words(needed)}, and {machine.in_words(free)} are free in {folder}: the "
+        "run will go on without keeping the rest."
+    ]
+
+
+def _has_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
