@@ -47,5 +47,5 @@ clean:
 	touch $@
 
 .venv/installed-dev: .venv/installed
-	$(PIP) --editable '.[dev,quant]'
+	$(PIP) --editable '.[dev,quant,tinker,notebook]'
 	touch $@

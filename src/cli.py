@@ -1,21 +1,29 @@
 """The command `confprobe`: parses and calls, holds no logic."""
 
+import json
 import logging
 import os
 import sys
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from src.errors import ConfigError, CredentialsError, DownloadError, IntegrityError, ProbingError
+from src.errors import CredentialsError, DownloadError, IntegrityError, ProbingError
 
 app = typer.Typer(
     add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None,
     help="Does a language model know when it is wrong, and did fine-tuning make that better or worse?",
+    epilog="Exit codes: 0 done, 2 usage or configuration, 3 credentials, 4 network, 5 integrity, 130 interrupted.",
 )  # fmt: skip
+cache = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Look after kept hidden states and answers.")
+app.add_typer(cache, name="cache")
 
 _EXIT_CODES = ((IntegrityError, 5), (DownloadError, 4), (CredentialsError, 3), (ProbingError, 2))
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for a script, and nothing else.")]
+CacheFolder = Annotated[Path, typer.Argument(metavar="[FOLDER]", help="A cache folder, or one that holds several.")]
 
 
 @app.callback()
@@ -23,57 +31,194 @@ def _options(
     debug: Annotated[bool, typer.Option("--debug", help="Show a traceback where something fails.")] = False,
 ) -> None:
     logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stderr)
-    logging.getLogger("src").setLevel(logging.INFO)
+    # What is going on is for a person who waits; a file or a script gets warnings only.
+    logging.getLogger("src").setLevel(logging.INFO if sys.stderr.isatty() else logging.WARNING)
     if debug:
         os.environ["CONFPROBE_DEBUG"] = "1"
 
 
 @app.command()
 def run(
-    config: Annotated[Path, typer.Argument(help="A YAML file, such as configs/quickstart.yaml.")],
-    set_: Annotated[list[str] | None, typer.Option("--set", metavar="a.b=c", help="Change one setting.")] = None,
+    config: Annotated[Path, typer.Argument(help="A YAML file, such as configs/quickstart.yaml or RUN/config.yaml.")],
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="a.b=c", help="Change one setting; may be repeated.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, say what would be done.")] = False,
+    as_json: Json = False,
 ) -> None:
-    """Ask, mark, probe, evaluate and report, as a configuration says."""
+    """Ask, mark, probe, evaluate and report, as a configuration says.
+
+    A run that was interrupted goes on from where it was with the same command. Where the run's folder holds a run
+    with other settings, nothing is touched (see run.if_exists).
+    """
     from src.config import load_config, parse_override
 
     settings = load_config(config, dict(parse_override(text) for text in set_ or []))
     _quieten_other_libraries()
+    try:
+        if dry_run:
+            _dry_run(settings, as_json=as_json)
+        else:
+            _run(settings, as_json=as_json)
+    except KeyboardInterrupt:
+        typer.echo("Interrupted. The same command goes on from here.", err=True)
+        raise typer.Exit(130) from None
+
+
+def _run(settings: Any, *, as_json: bool) -> None:
     from src.pipeline import run as run_pipeline
-    from src.report import print_report
 
     result = run_pipeline(settings)
+    if as_json:
+        _print_json(result.results)
+        return
+    from src.report import print_report
+
     print_report(result.results)
     typer.echo(f"Report: {result.folder / 'report.html'}\nResults: {result.folder / 'results.json'}")
 
 
+def _dry_run(settings: Any, *, as_json: bool) -> None:
+    from src.pipeline import make_plan
+
+    facts = make_plan(settings).facts(settings)
+    if as_json:
+        _print_json(facts)
+        return
+    from src.report import print_plan
+
+    print_plan(facts)
+
+
+@app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a finished run.")], as_json: Json = False
+) -> None:
+    """Write report.html of a finished run again and print its table."""
+    from src.pipeline import read_results, write_report
+
+    results = read_results(folder)
+    if as_json:
+        _print_json(results)
+        return
+    from src.report import print_report
+
+    page = write_report(folder, results)
+    print_report(results)
+    typer.echo(f"Report: {page}")
+
+
 @app.command()
 def download(
-    checkpoint: Annotated[str, typer.Argument(help="A Tinker checkpoint archive (tar).")],
+    checkpoint: Annotated[str, typer.Argument(help="A Tinker checkpoint archive (.tar, .tar.gz).")],
     base_model: Annotated[str, typer.Argument(help="The model it was trained on: a hub id or a folder.")],
     output_dir: Annotated[str, typer.Argument(help="Gets peft_adapter/ and checkpoint_info.json.")],
-    lora_alpha: Annotated[float | None, typer.Option(help="Where the archive does not say.")] = None,
+    lora_alpha: Annotated[
+        float | None, typer.Option(help="The value used in training, if the archive has none.")
+    ] = None,
+    as_json: Json = False,
 ) -> None:
-    """Convert a Tinker checkpoint to a PEFT adapter folder."""
+    """Convert a Tinker checkpoint to a PEFT adapter folder. Called again it returns at once."""
     from src.tinker import download_and_convert_weights
 
-    typer.echo(download_and_convert_weights(checkpoint, base_model, output_dir, lora_alpha=lora_alpha))
+    folder = download_and_convert_weights(checkpoint, base_model, output_dir, lora_alpha=lora_alpha)
+    if as_json:
+        _print_json({"peft_adapter": folder})
+    else:
+        typer.echo(folder)
 
 
 @app.command()
-def report(folder: Annotated[Path, typer.Argument(help="The folder of a finished run.")]) -> None:
-    """Write report.html of a finished run again and print its table."""
-    import json
+def doctor(as_json: Json = False) -> None:
+    """Look at this installation: packages, the right `src`, credentials, memory, disk. No network is used."""
+    from src.doctor import examine
 
-    from src import files
-    from src.report import print_report, render_html
+    findings = examine()
+    if as_json:
+        _print_json([asdict(finding) for finding in findings])
+    else:
+        from src.report import print_findings
 
-    path = folder / "results.json"
-    if not path.is_file():
-        raise ConfigError(f"{folder} holds no results.json: give the folder of a finished run.")
-    results = json.loads(path.read_text(encoding="utf-8"))
-    files.write_text(folder / "report.html", render_html(results))
-    print_report(results)
-    typer.echo(f"Report: {folder / 'report.html'}")
+        print_findings(findings)
+    if any(finding.state == "wrong" for finding in findings):
+        raise typer.Exit(2)
+
+
+@cache.command("ls")
+def cache_ls(folder: CacheFolder = Path("cache"), as_json: Json = False) -> None:
+    """One line for each model, adapter, precision and position that something is kept of."""
+    from src.models.extraction.maintenance import contexts
+
+    found = contexts(folder)
+    if as_json:
+        _print_json([asdict(context) for context in found])
+        return
+    from src.report import print_contexts
+
+    print_contexts(found)
+
+
+@cache.command("stat")
+def cache_stat(folder: CacheFolder = Path("cache"), as_json: Json = False) -> None:
+    """How much there is in all, and how much room is left."""
+    from src import machine
+    from src.models.extraction.maintenance import contexts
+
+    found = contexts(folder)
+    totals = {
+        "contexts": len(found),
+        "shards": sum(context.shards for context in found),
+        "rows": sum(context.rows for context in found),
+        "bytes": sum(context.bytes for context in found),
+        "damaged": sum(context.damaged for context in found),
+        "free_bytes": machine.free_disk(folder),
+    }
+    if as_json:
+        _print_json(totals)
+        return
+    typer.echo(
+        f"{totals['rows']:,} rows in {totals['shards']:,} shards of {totals['contexts']} contexts, "
+        f"{machine.in_words(totals['bytes'])}; {totals['damaged']} damaged shards set aside; "
+        f"{machine.in_words(totals['free_bytes'])} free."
+    )
+
+
+@cache.command("verify")
+def cache_verify(folder: CacheFolder = Path("cache"), as_json: Json = False) -> None:
+    """Compare every shard with its checksum; a damaged one is set aside and computed again when it is wanted."""
+    from src.models.extraction.maintenance import verify
+
+    count, damaged = verify(folder)
+    if as_json:
+        _print_json({"shards": count, "damaged": [str(path) for path in damaged]})
+    else:
+        typer.echo(f"{count:,} shards checked, {len(damaged)} damaged.")
+    if damaged:
+        raise typer.Exit(5)
+
+
+@cache.command("prune")
+def cache_prune(
+    folder: CacheFolder = Path("cache"),
+    older_than: Annotated[
+        float | None, typer.Option(metavar="DAYS", help="Also what was not written for so many days.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Remove damaged shards and torn temporaries, and with --older-than what is not used any more."""
+    from src import machine
+    from src.models.extraction.maintenance import prune
+
+    count, size = prune(folder, older_than_days=older_than, dry_run=dry_run)
+    if as_json:
+        _print_json({"files": count, "bytes": size, "dry_run": dry_run})
+    else:
+        typer.echo(f"{count:,} files, {machine.in_words(size)} {'would be ' if dry_run else ''}removed.")
+
+
+def _print_json(value: Any) -> None:
+    typer.echo(json.dumps(value, indent=2, ensure_ascii=False, default=str))
 
 
 def _quieten_other_libraries() -> None:

@@ -35,7 +35,9 @@ def explain(error: ValidationError) -> str:
 
 def _shown(value: Any) -> str:
     """The value as one would write it in the file."""
-    text = {None: "null", True: "true", False: "false"}[value] if isinstance(value, bool | None) else repr(value)
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    text = repr(value)
     return text if len(text) <= 80 else f"{text:.80}…"
 
 
@@ -49,8 +51,8 @@ def _allowed(found: Any) -> str:
         return f"at most {context['le']} is possible"
     if found["type"] == "too_long":
         return f"at most {context['max_length']} is possible"
-    message = found["msg"].removeprefix("Value error, ")
-    return _ALLOWED.get(found["type"], message)
+    message: str = found["msg"].removeprefix("Value error, ")
+    return _ALLOWED.get(str(found["type"]), message)
 
 
 def _meant(path: list[str]) -> str:

@@ -105,7 +105,8 @@ def _answer_cache(
     settings = model.generation_config.to_diff_dict()
     settings.pop("transformers_version", None)
     way = {"greedy": True, "max_new_tokens": max_new_tokens, "stop": list(stop), "settings": settings}
-    return ActivationCache(cache_dir, fingerprint(model) | {"generation": way})
+    context = fingerprint(model) | {"generation": way}
+    return ActivationCache(cache_dir, context, model_name=model.config._name_or_path)
 
 
 def _batches(lengths: Sequence[int], max_new_tokens: int, context: int | None) -> Iterator[tuple[list[int], int]]:

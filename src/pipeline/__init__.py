@@ -9,8 +9,20 @@ from typing import TYPE_CHECKING
 from src.lazy import lazy_exports
 
 if TYPE_CHECKING:
+    from src.pipeline.folder import read_results, write_report
     from src.pipeline.job import RunResult, run
+    from src.pipeline.plan import Plan, make_plan
 
-__all__ = ["RunResult", "run"]
+__all__ = ["Plan", "RunResult", "make_plan", "read_results", "run", "write_report"]
 
-__getattr__ = lazy_exports(__name__, {"RunResult": "job", "run": "job"})
+__getattr__ = lazy_exports(
+    __name__,
+    {
+        "Plan": "plan",
+        "RunResult": "job",
+        "make_plan": "plan",
+        "read_results": "folder",
+        "run": "job",
+        "write_report": "folder",
+    },
+)

@@ -1,7 +1,8 @@
 """The folder of a run: claimed before anything else, so that two different runs never mix in one."""
 
 import contextlib
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import yaml
 from src import files, machine
 from src.config import Config, load_config
 from src.errors import ConfigError, ProbingError, StorageError
-from src.pipeline.results import git_commit, versions
+from src.pipeline.results import SCHEMA, git_commit, versions
 
 CONFIG, RESULTS, QUESTIONS, REPORT = "config.yaml", "results.json", "questions.csv", "report.html"
 
@@ -89,6 +90,35 @@ def writing(folder: Path) -> Iterator[None]:
             f"{folder.absolute()} cannot be written: {error.strerror or error} "
             f"({machine.in_words(machine.free_disk(folder))} are free there). Choose another run.dir, or make room."
         ) from error
+
+
+def read_results(folder: str | Path) -> dict[str, Any]:
+    """results.json of a finished run (see docs/results.md).
+
+    Raises:
+        ConfigError: the folder holds none, or one that this version does not read.
+    """
+    path = Path(folder) / RESULTS
+    if not path.is_file():
+        raise ConfigError(f"{folder} holds no {RESULTS}: give the folder of a finished run.")
+    try:
+        results = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ConfigError(f"{path} is not JSON ({error}). Run it again.") from error
+    schema = results.get("schema") if isinstance(results, dict) else None
+    if schema != SCHEMA:
+        raise ConfigError(f"{path} has schema {schema!r}, and this version reads {SCHEMA}. Run it again.")
+    return results
+
+
+def write_report(folder: str | Path, results: Mapping[str, Any]) -> Path:
+    """Write report.html into a run's folder. Raises StorageError."""
+    from src.report import render_html
+
+    page = Path(folder) / REPORT
+    with writing(Path(folder)):
+        files.write_text(page, render_html(results))
+    return page
 
 
 def _strangers(folder: Path) -> list[str]:

@@ -12,7 +12,7 @@ from typing import Any
 from src import files
 from src.config import Config, load_config
 from src.pipeline.asking import Asked, ask
-from src.pipeline.folder import QUESTIONS, REPORT, RESULTS, claimed_folder, writing
+from src.pipeline.folder import QUESTIONS, REPORT, RESULTS, claimed_folder, write_report, writing
 from src.pipeline.judging import Judge, compare
 from src.pipeline.plan import Plan, make_plan
 from src.pipeline.probing import Probed, fit_scorers
@@ -41,6 +41,11 @@ class RunResult:
     def verdict(self) -> list[str]:
         """The answer in sentences."""
         return list(self.results["verdict"])
+
+    def _repr_html_(self) -> str:
+        from src.report import render_summary
+
+        return render_summary(self.results, str(self.folder / REPORT))
 
     def __repr__(self) -> str:
         return f"RunResult({str(self.folder)!r}: {self.results['verdict'][0]})"
@@ -151,15 +156,14 @@ def judge_all(judge: Judge, asked: Mapping[str, Asked], probed: Mapping[str, Pro
 
 
 def _publish(folder: Path, results: dict[str, Any], table: str, clock: _Clock, started: float) -> RunResult:
-    from src.report import render_html, verdict
+    from src.report import verdict
 
     results = strict(results)
     results["verdict"] = verdict(results)
     results["peak_memory_mb"] = peak_memory_mb()
     results["seconds"] = clock.seconds | {"total": round(time.perf_counter() - started, 2)}
-    page = render_html(results)
+    write_report(folder, results)
     with writing(folder):
         files.write_text(folder / QUESTIONS, table)
-        files.write_text(folder / REPORT, page)
         files.write_json(folder / RESULTS, results)  # last: its presence means that the run is complete
     return RunResult(folder, results)

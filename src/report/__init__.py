@@ -10,8 +10,29 @@ from src.lazy import lazy_exports
 if TYPE_CHECKING:
     from src.report.conclusions import verdict
     from src.report.html import render_html
+    from src.report.listing import print_contexts, print_findings, print_plan
+    from src.report.notebook import render_summary
     from src.report.terminal import print_report
 
-__all__ = ["print_report", "render_html", "verdict"]
+__all__ = [
+    "print_contexts",
+    "print_findings",
+    "print_plan",
+    "print_report",
+    "render_html",
+    "render_summary",
+    "verdict",
+]
 
-__getattr__ = lazy_exports(__name__, {"print_report": "terminal", "render_html": "html", "verdict": "conclusions"})
+__getattr__ = lazy_exports(
+    __name__,
+    {
+        "print_contexts": "listing",
+        "print_findings": "listing",
+        "print_plan": "listing",
+        "print_report": "terminal",
+        "render_html": "html",
+        "render_summary": "notebook",
+        "verdict": "conclusions",
+    },
+)

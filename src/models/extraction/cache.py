@@ -5,6 +5,7 @@ its context.json). A shard holds the keys of its rows and one tensor per quantit
 is the state: writers never wait for each other, and a killed run leaves whole shards only.
 """
 
+import errno
 import hashlib
 import logging
 from collections.abc import Mapping, Sequence
@@ -23,6 +24,8 @@ from src.errors import CacheError
 log = logging.getLogger(__name__)
 
 FORMAT = "confprobe-states-1"
+CONTEXT_NAME = "context.json"
+_FULL_OR_READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
 _KEYS = "keys"
 
 
@@ -37,20 +40,30 @@ class ActivationCache:
     Args:
         folder: the cache folder; made if needed.
         context: what determines a row besides its tokens, as JSON values.
+        model_name: written beside it for people to read; not part of what names a context.
+
+    Where the folder is read-only or the disk is full, one warning is given and nothing more is stored.
 
     Raises:
-        CacheError: the folder cannot be made.
+        CacheError: the folder cannot be one, such as a path below a file.
     """
 
-    def __init__(self, folder: str | Path, context: Mapping[str, Any]):
+    def __init__(self, folder: str | Path, context: Mapping[str, Any], *, model_name: str = ""):
         self.folder = Path(folder).expanduser() / files.sha256_of_json(dict(context))[:16]
         self._writable = True
+        about = self.folder / CONTEXT_NAME
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            if not (self.folder / "context.json").exists():
-                files.write_json(self.folder / "context.json", dict(context))
+            if not about.exists():
+                files.write_json(about, {"format": FORMAT, "model_name": model_name} | dict(context))
         except OSError as error:
-            raise CacheError(f"The cache folder {folder} cannot be used: {error}. Choose another cache_dir.") from error
+            if error.errno not in _FULL_OR_READ_ONLY:
+                raise CacheError(f"The cache folder {folder} cannot be used: {error}. Choose another.") from error
+            self._give_up(error)
+
+    def _give_up(self, error: OSError) -> None:
+        self._writable = False
+        log.warning("The cache %s cannot be written (%s): going on without it.", self.folder, error.strerror or error)
 
     def read(self, keys: Sequence[bytes], quantities: Sequence[str]) -> dict[bytes, dict[str, Tensor]]:
         """Rows found, verified: key -> {quantity: (width,)}. A row counts only where all quantities are there.
@@ -60,11 +73,11 @@ class ActivationCache:
         wanted = set(keys)
         found: dict[bytes, dict[str, Tensor]] = {}
         for path in sorted(self.folder.glob("*.safetensors")):
-            names, shard_keys = self._peek(path)
+            names, shard_keys = peek(path)
             useful = [q for q in quantities if q in names]
             if not useful or not wanted.intersection(shard_keys):
                 continue
-            shard = self._verified(path)
+            shard = verified(path)
             if shard is None:
                 continue
             for row, key in enumerate(shard_keys):
@@ -73,10 +86,7 @@ class ActivationCache:
         return {key: row for key, row in found.items() if len(row) == len(set(quantities))}
 
     def write(self, keys: Sequence[bytes], rows: Mapping[str, Tensor]) -> None:
-        """Store one shard: `rows` maps a quantity to a tensor (len(keys), width).
-
-        Where the disk is full or read-only, one warning is given and nothing more is stored.
-        """
+        """Store one shard: `rows` maps a quantity to a tensor (len(keys), width)."""
         if not self._writable:
             return
         packed = torch.frombuffer(bytearray(b"".join(keys)), dtype=torch.uint8).reshape(len(keys), 32)
@@ -85,31 +95,34 @@ class ActivationCache:
         try:
             files.write_bytes(self.folder / f"{xxhash.xxh3_128_hexdigest(data)}.safetensors", data)
         except OSError as error:
-            self._writable = False
-            log.warning("The cache %s cannot be written (%s): going on without it.", self.folder, error)
+            self._give_up(error)
 
-    def _peek(self, path: Path) -> tuple[set[str], list[bytes]]:
-        """Names and keys of a shard, without reading its rows; nothing for a foreign, newer or broken one."""
-        try:
-            with safe_open(path, "pt") as shard:
-                if (shard.metadata() or {}).get("format") != FORMAT:
-                    return set(), []
-                packed = shard.get_tensor(_KEYS).numpy().tobytes()
-                return set(shard.keys()), [packed[i : i + 32] for i in range(0, len(packed), 32)]
-        except (SafetensorError, OSError) as error:
-            self._set_aside(path, str(error))
-            return set(), []
 
-    def _verified(self, path: Path) -> dict[str, Tensor] | None:
-        data = path.read_bytes()
-        if xxhash.xxh3_128_hexdigest(data) != path.stem:
-            self._set_aside(path, "its content does not match its name")
-            return None
-        return load(data)
+def peek(path: Path) -> tuple[set[str], list[bytes]]:
+    """Names and keys of a shard, without reading its rows; nothing for a foreign, newer or broken one."""
+    try:
+        with safe_open(path, "pt") as shard:
+            if (shard.metadata() or {}).get("format") != FORMAT:
+                return set(), []
+            packed = shard.get_tensor(_KEYS).numpy().tobytes()
+            return set(shard.keys()), [packed[i : i + 32] for i in range(0, len(packed), 32)]
+    except (SafetensorError, OSError) as error:
+        _set_aside(path, str(error))
+        return set(), []
 
-    def _set_aside(self, path: Path, reason: str) -> None:
-        log.warning("The cache shard %s is damaged (%s): set aside, its rows are computed again.", path.name, reason)
-        try:
-            path.rename(path.with_suffix(".corrupt"))
-        except OSError as error:
-            log.warning("It could not be renamed: %s", error)
+
+def verified(path: Path) -> dict[str, Tensor] | None:
+    """The tensors of a shard whose bytes match its name; any other is set aside, reported, and None."""
+    data = path.read_bytes()
+    if xxhash.xxh3_128_hexdigest(data) != path.stem:
+        _set_aside(path, "its content does not match its name")
+        return None
+    return load(data)
+
+
+def _set_aside(path: Path, reason: str) -> None:
+    log.warning("The cache shard %s is damaged (%s): set aside, its rows are computed again.", path.name, reason)
+    try:
+        path.rename(path.with_suffix(".corrupt"))
+    except OSError as error:
+        log.warning("It could not be renamed: %s", error)

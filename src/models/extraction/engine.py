@@ -64,7 +64,9 @@ def read_rows(
     distinct = list(dict.fromkeys(tuple(ids) for ids in sequences))
     keys = [row_key(ids) for ids in distinct]
     quantities = [*layers, *([_candidate_name(candidates)] if candidates else [])]
-    cache = ActivationCache(cache_dir, context) if cache_dir is not None else None
+    cache = (
+        ActivationCache(cache_dir, context, model_name=model.config._name_or_path) if cache_dir is not None else None
+    )
     found = cache.read(keys, quantities) if cache is not None else {}
     batches = plan_batches([len(ids) for ids in distinct], 1 if context["quantization"] == "8bit" else budget)
     computed = 0

@@ -1,0 +1,73 @@
+"""Plans, findings and cache contexts as people read them on the terminal."""
+
+import datetime
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from src.machine import in_words
+
+_STATES = {
+    "new": "new",
+    "unfinished": "holds this run, unfinished: it goes on",
+    "finished": "holds this run, finished: it is evaluated again, from the cache where there is one",
+    "replaced": "holds a run, which is replaced",
+}
+_MARKS = {"ok": "[green]ok[/green]", "note": "[yellow]note[/yellow]", "wrong": "[red]wrong[/red]"}
+
+
+def print_plan(facts: Mapping[str, Any], *, console: Console | None = None) -> None:
+    """What a run would do (`Plan.facts`)."""
+    split = ", ".join(f"{name} {n:,}" for name, n in facts["splits"].items())
+    memory = facts["free_memory"]
+    rows = {
+        "model": f"{facts['model']}, {facts['parameters'] / 1e6:,.2f} M parameters, {in_words(facts['weight_bytes'])}",
+        "adapter": facts["adapter"] or "none: the base model only",
+        "questions": f"{facts['questions']:,} of {facts['data']} ({split})",
+        "hidden states": f"{', '.join(facts['layers'])}: {in_words(facts['state_bytes'])}",
+        "cache": facts["cache_dir"] or "none: nothing is kept",
+        "free memory": "not known" if memory is None else in_words(memory),
+        "folder": f"{facts['folder']} ({_STATES[facts['folder_state']]})",
+    }
+    table = _table()
+    for name, text in rows.items():
+        table.add_row(name, text)
+    console = console or _console()
+    console.print(table)
+    for note in facts["notes"]:
+        console.print(f"Note: {note}", highlight=False)
+    console.print("Nothing was computed or written (--dry-run).")
+
+
+def print_findings(findings: Sequence[Any], *, console: Console | None = None) -> None:
+    """What `doctor` found (`src.doctor.Finding`)."""
+    table = _table()
+    for finding in findings:
+        table.add_row(_MARKS[finding.state], finding.name, finding.text)
+    (console or _console()).print(table)
+
+
+def print_contexts(contexts: Sequence[Any], *, console: Console | None = None) -> None:
+    """What a cache holds (`src.models.extraction.maintenance.Context`)."""
+    table = _table()
+    for title in ("model", "what", "precision", "rows", "shards", "size", "written", "folder"):
+        table.add_column(title, overflow="fold")
+    table.show_header = True
+    for one in contexts:
+        written = datetime.datetime.fromtimestamp(one.last_written, datetime.UTC).strftime("%Y-%m-%d")
+        adapter = " + adapter" if one.adapter else ""
+        table.add_row(
+            f"{one.model_name or '?'}{adapter}", one.kind, one.quantization or one.dtype, f"{one.rows:,}",
+            f"{one.shards:,}", in_words(one.bytes), written, str(one.folder),
+        )  # fmt: skip
+    (console or _console()).print(table)
+
+
+def _table() -> Table:
+    return Table(box=None, show_header=False, pad_edge=False)
+
+
+def _console() -> Console:
+    return Console(width=max(120, Console().width), highlight=False)

@@ -1,0 +1,159 @@
+"""`TinkerClient`: the Tinker SDK with credentials checked first, a limit on every wait, and errors in a sentence.
+
+The SDK retries a lost connection for minutes and a billing error for an hour, also while it is being constructed;
+so every call runs in a thread of its own that is not waited for longer than its limit. This is the only module
+that imports the SDK.
+"""
+
+import contextlib
+import multiprocessing
+import re
+from collections.abc import Callable, Iterator
+from multiprocessing.pool import ThreadPool
+from pathlib import Path
+from typing import Any, TypeVar
+
+from src.errors import CredentialsError, DownloadError, MissingExtraError
+from src.tinker.credentials import check_credentials
+
+T = TypeVar("T")
+
+
+class TinkerClient:
+    """A connection to Tinker.
+
+    Args:
+        api_key: a Tinker key. None: TINKER_API_KEY, TINKER_CREDENTIAL_CMD or the stored login, in this order.
+        timeout: seconds that a question about models or checkpoints may take.
+        build_timeout: seconds that an archive or a training client may take to be built.
+
+    Raises:
+        CredentialsError: no credentials ("TINKER_API_KEY not found ..."), or a key that cannot be one. No network is
+            used to find out.
+        MissingExtraError: the SDK (the package `tinker`) is not installed.
+    """
+
+    def __init__(self, api_key: str | None = None, *, timeout: float = 60, build_timeout: float = 1800):
+        self.credentials = check_credentials(api_key)
+        self.timeout, self.build_timeout = timeout, build_timeout
+        self._api_key = api_key
+        self._sdk = _import_sdk()
+
+    def __repr__(self) -> str:
+        return f"TinkerClient(credentials from {self.credentials})"
+
+    def get_supported_models(self) -> list[str]:
+        """Names of the models that can be trained now, as the service says (this tests the connection).
+
+        Raises:
+            CredentialsError: the service refuses the credentials.
+            DownloadError: it cannot be reached, does not answer in time, or fails.
+        """
+
+        def call() -> list[str]:
+            capabilities = _result(self._rest().get_server_capabilities(), self.timeout)
+            return [model.model_name for model in capabilities.supported_models if model.model_name]
+
+        return self._within(self.timeout, "asking for the supported models", call)
+
+    def create_training_client(self, base_model: str, **lora: Any) -> Any:
+        """The SDK's `TrainingClient` for a new LoRA on `base_model`, ready to train.
+
+        Args:
+            base_model: such as "meta-llama/Llama-3.1-8B".
+            lora: rank=32, seed=None, train_mlp=True, train_attn=True, train_unembed=True (the SDK's own).
+
+        Raises:
+            CredentialsError, DownloadError: as `get_supported_models`.
+        """
+
+        def call() -> Any:
+            service = self._sdk.ServiceClient(api_key=self._api_key)
+            return _result(service.create_lora_training_client(base_model, **lora), self.build_timeout)
+
+        return self._within(self.build_timeout, f"creating a training client for {base_model}", call)
+
+    def get_checkpoint_archive_url(self, path: str) -> str:
+        """The signed address of a checkpoint's archive: SDK 0.35 and older only.
+
+        It expires and is as good as the weights: do not keep it in a log or file.
+
+        Raises:
+            DownloadError: the installed SDK gives no archives, there is no such checkpoint, or as above.
+            CredentialsError: the service refuses the credentials.
+        """
+
+        def call() -> str:
+            rest = self._rest()
+            if not hasattr(rest, "get_checkpoint_archive_url_from_tinker_path"):
+                raise DownloadError(
+                    f"tinker {self._sdk.__version__} gives no archive of {path}: only versions before 0.36 do. "
+                    "Save the weights with save_weights_external, and download them with `tinker checkpoint download`."
+                )
+            found = rest.get_checkpoint_archive_url_from_tinker_path(path)
+            return _result(found, self.build_timeout).url
+
+        return self._within(self.build_timeout, f"asking for the archive of {path}", call)
+
+    def _rest(self) -> Any:
+        if hasattr(self._sdk, "RestClient"):
+            return self._sdk.RestClient(api_key=self._api_key)
+        return self._sdk.ServiceClient(api_key=self._api_key).create_rest_client()
+
+    def _within(self, seconds: float, what: str, call: Callable[[], T]) -> T:
+        """Run `call` in a daemon thread and wait for it no longer than this."""
+        pool = ThreadPool(1)
+        try:
+            with self._translated(what):
+                return pool.apply_async(call).get(seconds)
+        finally:
+            pool.terminate()  # does not wait for a call that hangs
+
+    @contextlib.contextmanager
+    def _translated(self, what: str) -> Iterator[None]:
+        sdk = self._sdk
+        try:
+            yield
+        except (sdk.AuthenticationError, sdk.PermissionDeniedError) as error:
+            raise CredentialsError(
+                f"Tinker refused the credentials from {self.credentials} while {what}. Check the key in the console."
+            ) from error
+        except (TimeoutError, multiprocessing.TimeoutError) as error:
+            raise DownloadError(
+                f"Tinker gave no answer in time while {what}. The SDK retries a lost connection, a failing server and "
+                "an unpaid bill without a word: check the network, the service's status page and your billing."
+            ) from error
+        except sdk.NotFoundError as error:
+            raise DownloadError(f"Tinker knows no such thing while {what}. Check the name.") from error
+        except sdk.APIConnectionError as error:
+            raise DownloadError(f"Tinker could not be reached while {what}. Check the network.") from error
+        except sdk.TinkerError as error:
+            text = _without_queries(str(error))
+            if "api_key" in text or "CREDENTIAL_CMD" in text:
+                raise CredentialsError(f"The credentials from {self.credentials} do not work: {text}") from error
+            raise DownloadError(f"Tinker failed while {what}: {text:.300}") from error
+
+
+def _result(value: Any, timeout: float) -> Any:
+    """Of a future; older SDKs return some values at once."""
+    return value.result(timeout=timeout) if hasattr(value, "result") else value
+
+
+def _without_queries(text: str) -> str:
+    """Addresses without what is signed."""
+    return re.sub(r"(https?://[^\s?]+)\?\S*", r"\1?...", " ".join(text.split()))
+
+
+def _import_sdk() -> Any:
+    try:
+        import tinker
+    except ImportError as error:
+        raise MissingExtraError(
+            "The Tinker SDK is not installed. Install it with: pip install 'llm-confidence-probing[tinker]'"
+        ) from error
+    if Path(tinker.__file__ or "").resolve().is_relative_to(Path(__file__).resolve().parents[1]):
+        raise MissingExtraError(
+            f"`import tinker` finds {tinker.__file__}, a part of this library, instead of the Tinker SDK, because "
+            f"{Path(__file__).resolve().parents[1]} is on sys.path. Take it off (do not start Python in that folder)."
+        )
+    return tinker
