@@ -130,7 +130,10 @@ def download(
 
 @app.command()
 def doctor(as_json: Json = False) -> None:
-    """Look at this installation: packages, the right `src`, credentials, memory, disk. No network is used."""
+    """Look at this installation, without a network.
+
+    Packages, which `src` Python finds here, credentials, memory and disk.
+    """
     from src.doctor import examine
 
     findings = examine()
