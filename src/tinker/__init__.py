@@ -4,7 +4,8 @@
     folder = download_and_convert_weights("checkpoint.tar", "meta-llama/Llama-3.1-8B", "weights/mine")
 
 The steps, one file each: `archive` unpacks (hostile input), `convert` renames the tensors and rebuilds the
-configuration, `download` stages, checks and publishes. `client` wraps the SDK, `credentials` finds what it needs.
+configuration, `download` stages, checks and publishes. `client` wraps the SDK, `credentials` finds what
+it needs, `transfer` fetches a file.
 """
 
 from typing import TYPE_CHECKING

@@ -4,8 +4,10 @@ Python's own "data" filter lets links inside the folder and sparse members throu
 nor count, so the policy is ours: regular files only, of four known names, below fixed limits.
 """
 
+import errno
 import shutil
 import tarfile
+import zlib
 from pathlib import Path, PurePosixPath
 
 from src.errors import DownloadError, IntegrityError, UnsafeArchiveError
@@ -41,9 +43,11 @@ def unpack(archive: Path, destination: Path) -> None:
                 _copy(tar, member, destination / name)
     except FileNotFoundError as error:
         raise DownloadError(f"There is no archive {archive}. Check the path.") from error
-    except (tarfile.TarError, EOFError, OSError) as error:
+    except (tarfile.TarError, zlib.error, EOFError, OSError) as error:
         if isinstance(error, DownloadError):
             raise
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DownloadError(f"{archive} cannot be unpacked into {destination}: {error.strerror}.") from error
         raise IntegrityError(f"{archive} cannot be read as a tar archive: {_what_it_is(archive)} ({error}).") from error
     if not (destination / "adapter_model.safetensors").exists():
         raise IntegrityError(

@@ -7,6 +7,7 @@ that imports the SDK.
 
 import contextlib
 import multiprocessing
+import os
 import re
 from collections.abc import Callable, Iterator
 from multiprocessing.pool import ThreadPool
@@ -15,6 +16,7 @@ from typing import Any, TypeVar
 
 from src.errors import CredentialsError, DownloadError, MissingExtraError
 from src.tinker.credentials import check_credentials
+from src.tinker.transfer import RemoteFile
 
 T = TypeVar("T")
 
@@ -36,7 +38,10 @@ class TinkerClient:
     def __init__(self, api_key: str | None = None, *, timeout: float = 60, build_timeout: float = 1800):
         self.credentials = check_credentials(api_key)
         self.timeout, self.build_timeout = timeout, build_timeout
-        self._api_key = api_key
+        # Named, not left to the SDK to look up: it shares connections between clients of the same argument, so a key
+        # that was replaced in the environment would go unnoticed.
+        command = self.credentials == "TINKER_CREDENTIAL_CMD"
+        self._api_key = None if command else api_key or os.environ.get("TINKER_API_KEY")
         self._sdk = _import_sdk()
 
     def __repr__(self) -> str:
@@ -94,6 +99,36 @@ class TinkerClient:
             return _result(found, self.build_timeout).url
 
         return self._within(self.build_timeout, f"asking for the archive of {path}", call)
+
+    def list_files(self, path: str) -> list[RemoteFile]:
+        """The files of "tinker://RUN/external_weights/NAME", each with a signed address of its own.
+
+        Raises:
+            DownloadError: no such checkpoint, an SDK before 0.28, or as `get_supported_models`.
+            CredentialsError: the service refuses the credentials.
+        """
+
+        def call() -> list[RemoteFile]:
+            rest = self._rest()
+            if not hasattr(rest, "get_external_weights_urls"):
+                raise DownloadError(f"tinker {self._sdk.__version__} knows no external weights: update it.")
+            found = _result(rest.get_external_weights_urls(path), self.timeout)
+            return [RemoteFile(name, url, found.expires) for name, url in found.urls.items()]
+
+        return self._within(self.timeout, f"asking for the files of {path}", call)
+
+    def checkpoint_info(self, path: str) -> dict[str, Any]:
+        """What Tinker has recorded of a checkpoint: base_model, is_lora, lora_rank.
+
+        Raises:
+            CredentialsError, DownloadError: as `list_files`.
+        """
+
+        def call() -> dict[str, Any]:
+            found = _result(self._rest().get_weights_info_by_tinker_path(path), self.timeout)
+            return {name: getattr(found, name, None) for name in ("base_model", "is_lora", "lora_rank")}
+
+        return self._within(self.timeout, f"asking what {path} is", call)
 
     def _rest(self) -> Any:
         if hasattr(self._sdk, "RestClient"):

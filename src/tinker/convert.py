@@ -4,6 +4,7 @@ Source of the names: tinker-cookbook's `weights` package and the PEFT behaviour 
 `unembed_tokens` and any unknown module without a warning).
 """
 
+import logging
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,20 +25,27 @@ from src.adapters import (
 )
 from src.errors import AdapterError
 
+log = logging.getLogger(__name__)
+
 _LINEAR = re.compile(r"model\.layers\.\d+\.(self_attn\.(q|k|v|o)_proj|mlp\.(gate|up|down)_proj)")
 _RENAMED = {"model.unembed_tokens": "lm_head", "model.lm_head": "lm_head", "lm_head": "lm_head"}
 
 
 @dataclass(frozen=True)
 class Conversion:
-    """What was made: the checked adapter, and where its scale came from ("file" or "argument")."""
+    """What was made: the checked adapter, and where its scale came from ("file", "argument" or "assumed")."""
 
     adapter: Adapter
     alpha_source: str
 
 
 def convert_adapter(
-    source: Path, destination: Path, base_model_name: str, *, lora_alpha: float | None = None
+    source: Path,
+    destination: Path,
+    base_model_name: str,
+    *,
+    lora_alpha: float | None = None,
+    assumed_alpha: float | None = None,
 ) -> Conversion:
     """Write a PEFT adapter folder from an unpacked checkpoint.
 
@@ -46,12 +54,13 @@ def convert_adapter(
         destination: an existing, empty folder.
         base_model_name: recorded in the new configuration.
         lora_alpha: the value used in training, where the configuration is missing or does not say.
+        assumed_alpha: the value to take, with a warning, where nobody says; None: that is an error.
 
     Raises:
         AdapterError: a tensor or setting that is not understood, or no alpha.
     """
     tensors = _renamed(read_tensors(source / WEIGHTS_NAME))
-    config, alpha_source = _rebuilt_config(source / CONFIG_NAME, tensors, base_model_name, lora_alpha)
+    config, alpha_source = _rebuilt_config(source / CONFIG_NAME, tensors, base_model_name, lora_alpha, assumed_alpha)
     _write_tensors(destination / WEIGHTS_NAME, tensors)
     files.write_json(destination / CONFIG_NAME, config)
     return Conversion(read_adapter(destination), alpha_source)
@@ -82,7 +91,7 @@ def _peft_name(name: str, shape: tuple[int, ...]) -> str:
 
 
 def _rebuilt_config(
-    path: Path, tensors: Mapping[str, Any], base_model_name: str, lora_alpha: float | None
+    path: Path, tensors: Mapping[str, Any], base_model_name: str, lora_alpha: float | None, assumed_alpha: float | None
 ) -> tuple[dict[str, Any], str]:
     given = parse_config(path.read_text(encoding="utf-8")) if path.is_file() else {}
     modules = module_names(tensors)
@@ -91,10 +100,14 @@ def _rebuilt_config(
     rank = given.get("r", next(iter(ranks.values()), 0))
     alpha, source = (lora_alpha, "argument") if lora_alpha is not None else (given.get("lora_alpha"), "file")
     if alpha is None:
-        raise AdapterError(
-            "lora_alpha is not in adapter_config.json and cannot be read from the weights. A wrong value "
-            "changes every logit without a warning. Pass lora_alpha=... (the value used in training)."
-        )
+        lacking = "lora_alpha is not in adapter_config.json" if path.is_file() else "adapter_config.json not found"
+        if assumed_alpha is None:
+            raise AdapterError(
+                f"{lacking}, and lora_alpha cannot be read from the weights. A wrong value changes every logit without "
+                "a warning. Pass lora_alpha=... (the value used in training; Tinker's own is 32)."
+            )
+        alpha, source = assumed_alpha, "assumed"
+        log.warning("%s: lora_alpha=%s is assumed. Pass lora_alpha=... if you know better.", lacking, alpha)
     config = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
