@@ -6,7 +6,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 export MPLBACKEND := Agg
 
-.PHONY: quickstart test test-slow lint format model readme clean
+.PHONY: quickstart test test-slow lint format model readme docs clean
 
 quickstart: .venv/installed
 	$(BIN)/confprobe run configs/quickstart.yaml
@@ -34,6 +34,10 @@ model: .venv/installed
 # Writes the figures of the last quickstart run into README.md.
 readme: .venv/installed
 	$(BIN)/python experiments/readme_figures.py
+
+# Writes docs/configuration.md from the schema.
+docs: .venv/installed
+	$(BIN)/python experiments/configuration_page.py
 
 clean:
 	rm -rf .venv runs cache/quickstart weights/quickstart/converted

@@ -41,9 +41,9 @@ def pack(path, files, *, mode="w", folder=""):
     return path
 
 
-def checkpoint(tokenizer, *, config=TINKER_CONFIG, head="model.unembed_tokens", **changes):
+def checkpoint(tokenizer, *, config=TINKER_CONFIG, head="model.unembed_tokens", tensors=None, **changes):
     """The files of a Tinker checkpoint for the random Llama; `changes` replace or (None) drop tensors."""
-    tensors = lora_tensors(random_llama(len(tokenizer)), head=head) | changes
+    tensors = (tensors or lora_tensors(random_llama(len(tokenizer)), head=head)) | changes
     tensors = {name: tensor for name, tensor in tensors.items() if tensor is not None}
     files = {"adapter_model.safetensors": save(tensors), "checkpoint_complete": b""}
     return files if config is None else files | {"adapter_config.json": json.dumps(config).encode()}

@@ -2,6 +2,7 @@
 
 import json
 import logging
+from pathlib import Path
 
 import pytest
 
@@ -54,12 +55,12 @@ def test_credentials_are_found_in_the_order_of_the_sdk(monkeypatch, tmp_path):
 
 
 def test_no_credentials_and_no_key_are_said_without_a_network():
-    with pytest.raises(CredentialsError, match="^TINKER_API_KEY not found. Set it"):
+    with pytest.raises(CredentialsError, match=r"^TINKER_API_KEY not found\. Set it"):
         TinkerClient()
     with pytest.raises(CredentialsError, match="does not start with tml-") as refused:
         TinkerClient(api_key="my-very-secret-text")
     assert "secret" not in str(refused.value)
-    with pytest.raises(CredentialsError, match="^TINKER_API_KEY not found"):
+    with pytest.raises(CredentialsError, match=r"^TINKER_API_KEY not found"):
         download_and_convert_weights(CHECKPOINT, MODEL, "out")
 
 
@@ -139,8 +140,7 @@ class TestWithService:
         made = download_and_convert_weights(CHECKPOINT, MODEL, tmp_path / "out")
         assert "adapter_config.json not found: lora_alpha=32 is assumed" in caplog.text
         assert json.loads((tmp_path / "out" / "checkpoint_info.json").read_text())["alpha_source"] == "assumed"
-        with open(f"{made}/adapter_config.json") as file:
-            assert json.load(file)["lora_alpha"] == 32
+        assert json.loads((Path(made) / "adapter_config.json").read_text())["lora_alpha"] == 32
 
     def test_another_base_model_is_noticed_before_anything_is_downloaded(self, service, tmp_path):
         with pytest.raises(ConfigError, match=r"was trained on 'meta-llama/Llama-3\.1-8B', not on 'Qwen/Qwen3-8B'"):

@@ -10,9 +10,21 @@ from typing import TYPE_CHECKING
 from src.lazy import lazy_exports
 
 if TYPE_CHECKING:
+    from src.models.answering import ChoiceAnswers, answer_choices
     from src.models.extractor import HiddenStateExtractor
+    from src.models.generation import FreeAnswers, answer_freely
     from src.models.loader import ModelLoader
 
-__all__ = ["HiddenStateExtractor", "ModelLoader"]
+__all__ = ["ChoiceAnswers", "FreeAnswers", "HiddenStateExtractor", "ModelLoader", "answer_choices", "answer_freely"]
 
-__getattr__ = lazy_exports(__name__, {"HiddenStateExtractor": "extractor", "ModelLoader": "loader"})
+__getattr__ = lazy_exports(
+    __name__,
+    {
+        "ChoiceAnswers": "answering",
+        "FreeAnswers": "generation",
+        "HiddenStateExtractor": "extractor",
+        "ModelLoader": "loader",
+        "answer_choices": "answering",
+        "answer_freely": "generation",
+    },
+)

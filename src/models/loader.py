@@ -172,8 +172,14 @@ def _placement(quantization: Quantization | None) -> dict[str, Any]:
         return {"device_map": "auto"} if cuda else {}
     from transformers import BitsAndBytesConfig
 
+    logging.getLogger("bitsandbytes.autograd._functions").addFilter(_no_casting_notice)
     config = BitsAndBytesConfig(load_in_8bit=quantization == "8bit", load_in_4bit=quantization == "4bit")
     return {"quantization_config": config, "device_map": "auto" if cuda else {"": "cpu"}}
+
+
+def _no_casting_notice(record: logging.LogRecord) -> bool:
+    """Bitsandbytes says for every layer of every batch that 8-bit inputs are cast to float16."""
+    return "inputs will be cast" not in record.getMessage()
 
 
 def attach_adapter(model: nn.Module, adapter: Adapter) -> Any:
