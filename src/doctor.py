@@ -12,6 +12,7 @@ from typing import Literal
 
 import src
 from src import machine
+from src.errors import CredentialsError
 
 EXTRAS = {
     "bitsandbytes": ("quant", "8-bit and 4-bit models"),
@@ -91,7 +92,10 @@ def _extras() -> Iterator[Finding]:
 def _tinker_credentials() -> Finding:
     from src.tinker.credentials import credentials_source
 
-    source = credentials_source()
+    try:
+        source = credentials_source()
+    except CredentialsError as error:
+        return Finding("tinker credentials", "wrong", str(error))
     if source is None:
         return Finding("tinker credentials", "note", "none found: set TINKER_API_KEY, or `tinker auth login`")
     return Finding("tinker credentials", "ok", f"from {source}")

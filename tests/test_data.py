@@ -145,6 +145,8 @@ def test_own_questions_with_and_without_choices(tmp_path):
     [
         ("{not json", r"a.jsonl, row 2: not JSON"),
         ("[1]", "row 2: expected an object"),
+        ('{"question": "\\ud800", "answer": "y"}', "row 2: half of a surrogate pair"),
+        ("[" * 100_000, "row 2: nested too deeply|row 2: not JSON"),
         ({"question": "x"}, "row 2: 'answer' is missing"),
         ({"question": " ", "answer": "y"}, "row 2: 'question' is no text"),
         ({"question": "x", "answer": True}, "row 2: 'answer' is no text"),
@@ -157,6 +159,26 @@ def test_a_malformed_row_is_named(tmp_path, row, message):
     path = write_lines(tmp_path / "a.jsonl", {"question": "fine", "answer": "yes"}, row)
     with pytest.raises(DataError, match=message):
         len(QADataset(path))
+
+
+def test_a_line_separator_inside_a_text_is_part_of_it(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"question": "one\u2028two", "answer": "x\u0085y"}\r\n\n', encoding="utf-8")
+    (example,) = QADataset(path)
+    assert (example.question, example.target) == ("one\u2028two", "x\u0085y")
+
+
+def test_files_that_are_not_utf8_are_named(tmp_path, mmlu_folder):
+    (tmp_path / "a.jsonl").write_bytes('{"question": "é", "answer": "y"}'.encode("latin-1"))
+    with pytest.raises(DataError, match="is not UTF-8 text"):
+        len(QADataset(tmp_path / "a.jsonl"))
+    (tmp_path / "test.jsonl").write_text('{"question": "x"\n')
+    with pytest.raises(DataError, match=r"test\.jsonl, row 1: not JSON"):
+        len(GSM8KDataset("test", path=tmp_path))
+    csv_file = next((mmlu_folder / "test").glob("*.csv"))
+    csv_file.write_bytes("é,a,b,c,d,A\n".encode("latin-1"))
+    with pytest.raises(DataError, match="row 1: not UTF-8 text"):
+        len(MMLUDataset("test", path=mmlu_folder))
 
 
 def test_a_missing_or_empty_file_is_named(tmp_path):

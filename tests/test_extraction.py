@@ -231,6 +231,18 @@ def test_a_layer_the_model_does_not_have_is_named(model, tokenizer, layers, mess
         HiddenStateExtractor(model, tokenizer).extract(TEXTS, layers)
 
 
+@pytest.mark.parametrize("text", ["a\0b", "😀", "שלום עולם", "</s>", " ", "\n", "e\u0301"])
+def test_unusual_text_is_read_like_any_other(model, tokenizer, text):
+    extractor = HiddenStateExtractor(model, tokenizer)
+    alone, beside = extractor.extract([text], "all"), extractor.extract([TEXTS[0], text], "all")[1:]
+    np.testing.assert_allclose(alone, beside, rtol=1e-5, atol=2e-5)
+
+
+def test_half_a_character_is_refused_by_index(model, tokenizer):
+    with pytest.raises(DataError, match="Text 1 holds half of a surrogate pair"):
+        HiddenStateExtractor(model, tokenizer).extract(["fine", "a\ud83d"], [0])
+
+
 def test_empty_and_over_long_texts(model, tokenizer):
     extractor = HiddenStateExtractor(model, tokenizer)
     assert extractor.extract([], [0]).shape == (0, 1, 32)

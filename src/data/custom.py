@@ -4,13 +4,13 @@
 {"question": "2 + 2 = ?", "choices": ["3", "4"], "answer": "B", "subject": "sums"}
 """
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from src.data import prompts
 from src.data.example import LETTERS, Example, ExampleDataset
+from src.data.jsonl import read_jsonl, row_error
 from src.errors import DataError
 
 FIELDS = ("question", "answer", "choices", "subject")
@@ -39,16 +39,14 @@ class QADataset(ExampleDataset):
             raise DataError(f"There is no file {self.path}. Give a JSONL file of questions as data.path.")
 
     def _read(self) -> list[Example]:
-        lines = self.path.read_text(encoding="utf-8-sig").splitlines()
-        examples = [self._example(line, number) for number, line in enumerate(lines, 1) if line.strip()]
+        examples = [self._example(row, number) for number, row in read_jsonl(self.path)]
         if not examples:
             raise DataError(f"{self.path} holds no questions.")
         if len({bool(example.choices) for example in examples}) > 1:
             raise DataError(f"{self.path} mixes questions with and without choices: split it into two files.")
         return examples
 
-    def _example(self, line: str, number: int) -> Example:
-        row = self._row(line, number)
+    def _example(self, row: dict[str, Any], number: int) -> Example:
         question, answer = self._text(row, "question", number), self._text(row, "answer", number)
         subject = str(row.get(self.columns["subject"]) or "")
         choices = row.get(self.columns["choices"]) or ()
@@ -59,19 +57,11 @@ class QADataset(ExampleDataset):
         prompt = prompts.multiple_choice(question, choices)
         return Example(question, letter, choices, subject, prompt, prompts.letters(choices))
 
-    def _row(self, line: str, number: int) -> dict[str, Any]:
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise self._error(number, f"not JSON ({error.msg} at column {error.colno})") from error
-        if not isinstance(row, dict):
-            raise self._error(number, f"expected an object with the fields, found {type(row).__name__}")
-        return row
-
     def _text(self, row: dict[str, Any], field: str, number: int) -> str:
         value = row.get(self.columns[field])
         if value is None or isinstance(value, bool | dict | list) or not str(value).strip():
-            raise self._error(
+            raise row_error(
+                self.path,
                 number,
                 f"{self.columns[field]!r} is {'missing' if value is None else f'no text: {value!r}'}; "
                 f"the row has {sorted(row)}. Name the columns with data.columns",
@@ -80,7 +70,9 @@ class QADataset(ExampleDataset):
 
     def _checked_choices(self, choices: Any, number: int) -> tuple[str, ...]:
         if not isinstance(choices, list) or not 2 <= len(choices) <= len(LETTERS):
-            raise self._error(number, f"choices must be a list of 2 to {len(LETTERS)} texts, not {choices!r:.80}")
+            raise row_error(
+                self.path, number, f"choices must be a list of 2 to {len(LETTERS)} texts, not {choices!r:.80}"
+            )
         return tuple(str(choice) for choice in choices)
 
     def _letter(self, answer: str, choices: tuple[str, ...], number: int) -> str:
@@ -89,7 +81,6 @@ class QADataset(ExampleDataset):
             return letters[choices.index(answer)]
         if len(answer) == 1 and answer.upper() in letters:
             return answer.upper()
-        raise self._error(number, f"the answer {answer!r} is neither a letter {letters[0]}-{letters[-1]} nor a choice")
-
-    def _error(self, number: int, what: str) -> DataError:
-        return DataError(f"{self.path.name}, row {number}: {what}.")
+        raise row_error(
+            self.path, number, f"the answer {answer!r} is neither a letter {letters[0]}-{letters[-1]} nor a choice"
+        )

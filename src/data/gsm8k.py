@@ -5,13 +5,13 @@ Example(question='Janet’s ducks lay 16 eggs per day. ...', target='18', ...)
 """
 
 import itertools
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from src.data import prompts
 from src.data.example import Example, ExampleDataset
+from src.data.jsonl import read_jsonl
 from src.errors import DataError
 
 HUB_NAME = "openai/gsm8k"
@@ -66,8 +66,7 @@ class GSM8KDataset(ExampleDataset):
 
     def _raw_rows(self, split: str) -> Iterator[dict[str, Any]]:
         if self.path is not None and (file := Path(self.path) / f"{split}.jsonl").is_file():
-            with file.open(encoding="utf-8") as lines:
-                yield from (json.loads(line) for line in lines)
+            yield from (row for _, row in read_jsonl(file))
         else:
             from src.data.hub import load_rows
 

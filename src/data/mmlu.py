@@ -101,6 +101,11 @@ def _checked_hub_row(row: dict[str, Any]) -> Row:
         ) from error
 
 
+def _broken(text: str) -> bool:
+    """Whether bytes that are not UTF-8 were carried over into `text`."""
+    return any("\udc80" <= character <= "\udcff" for character in text)
+
+
 def _csv_rows(folder: Path, part: str) -> Iterator[Row]:
     # The csv module and not pandas: read_csv turns the answer text "None" into a missing value.
     paths = sorted((folder / part).glob(f"*_{part}.csv"))
@@ -108,8 +113,10 @@ def _csv_rows(folder: Path, part: str) -> Iterator[Row]:
         raise DataError(f"{folder / part} holds no *_{part}.csv files. Give the folder with dev/, val/, test/.")
     for path in paths:
         subject = path.stem.removesuffix(f"_{part}")
-        with path.open(encoding="utf-8", newline="") as file:
+        with path.open(encoding="utf-8", newline="", errors="surrogateescape") as file:
             for number, fields in enumerate(csv.reader(file), start=1):
+                if any(not field.isascii() and _broken(field) for field in fields):
+                    raise DataError(f"{path.name}, row {number}: not UTF-8 text. Save the file as UTF-8.")
                 if len(fields) != 6 or fields[5] not in LETTERS[:4]:
                     raise DataError(
                         f"{path.name}, row {number}: expected question, four choices and a letter A-D, "

@@ -42,6 +42,8 @@ def tokenize(
     for index, text in enumerate(texts):
         if not isinstance(text, str) or not text:
             raise DataError(f"Text {index} is {'empty' if text == '' else repr(text)}: there is no token to read.")
+        if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
+            raise DataError(f"Text {index} holds half of a surrogate pair, which is no character: {text!r:.60}")
     encoded = tokenizer(list(texts), add_special_tokens=True, verbose=False)["input_ids"] if texts else []
     if empty := next((index for index, ids in enumerate(encoded) if not ids), None):
         raise DataError(f"Text {empty} ({texts[empty]!r:.60}) has no tokens.")

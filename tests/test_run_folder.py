@@ -1,0 +1,185 @@
+"""A run's folder holds one run: the same one goes on, another is refused, and a failed start leaves nothing."""
+
+import errno
+import json
+import os
+import re
+
+import pytest
+import yaml
+
+from src import files
+from src.config import load_config
+from src.errors import ConfigError, ModelError, StorageError
+from src.pipeline import make_plan, run
+from src.pipeline.folder import claimed_folder, folder_state
+from tests.test_pipeline import choices, config, without_times  # noqa: F401 (choices is a fixture)
+
+
+@pytest.fixture
+def settings(tmp_path, model_folder, choices):  # noqa: F811
+    return config(tmp_path, model_folder, choices)
+
+
+def test_the_resolved_configuration_is_there_before_anything_else(settings, tmp_path, monkeypatch):
+    from src.pipeline import job
+
+    seen = []
+    monkeypatch.setattr(
+        job, "make_plan", lambda _: seen.append((tmp_path / "run" / "config.yaml").read_text()) or 1 / 0
+    )
+    with pytest.raises(ZeroDivisionError):
+        run(settings)
+    assert re.search(r"^# git .*; llm-confidence-probing 0\.1\.0, python 3\.\S+, torch", seen[0], re.MULTILINE)
+    assert load_config(yaml.safe_load(seen[0])) == load_config(settings)
+
+
+def test_the_same_run_goes_on_and_another_is_refused_with_the_difference(settings, tmp_path):
+    first = run(settings)
+    assert without_times(run(settings).results) == without_times(first.results)
+    before = {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()}
+    other = settings | {"data": settings["data"] | {"limit": 120}, "experiment": {"seed": 1}}
+    with pytest.raises(
+        ConfigError, match=r"other settings: experiment\.seed was 42 and is 1; data\.limit was None and"
+    ):
+        run(other)
+    with pytest.raises(ConfigError, match=r"holds a run already"):
+        run(settings | {"run": settings["run"] | {"if_exists": "fail"}})
+    assert {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()} == before
+    replaced = run(other | {"run": settings["run"] | {"if_exists": "replace"}})
+    assert replaced.results["data"]["n"] == 120
+    assert load_config(tmp_path / "run" / "config.yaml").data.limit == 120
+
+
+def test_where_the_folder_lies_does_not_make_it_another_run(settings, tmp_path):
+    run(settings)
+    (tmp_path / "run").rename(tmp_path / "moved")
+    moved = load_config(settings, {"run.dir": str(tmp_path / "moved")})
+    assert folder_state(moved) == "finished"
+    (tmp_path / "moved" / "results.json").unlink()
+    assert folder_state(moved) == "unfinished"
+
+
+def test_a_run_that_cannot_start_leaves_the_folder_as_it_was(settings, tmp_path):
+    wrong = settings | {"model": {"name": str(tmp_path / "nowhere")}}
+    with pytest.raises(ModelError, match="no model folder"):
+        run(wrong)
+    assert not (tmp_path / "run").exists()
+    run(settings)
+    before = {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()}
+    with pytest.raises(ModelError):
+        run(wrong | {"run": settings["run"] | {"if_exists": "replace"}})
+    assert {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()} == before
+
+
+def test_a_folder_of_something_else_is_not_written_to(settings, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "thesis.txt").write_text("precious")
+    with pytest.raises(ConfigError, match=r"holds 'thesis\.txt', so it is not the folder of a run"):
+        run(settings)
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["thesis.txt"]
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(ConfigError, match="is a file"):
+        run(settings | {"run": {"dir": str(tmp_path / "file")}})
+
+
+def test_what_a_killed_process_tore_is_no_obstacle_and_is_swept_later(settings, tmp_path):
+    (tmp_path / "run").mkdir()
+    torn = [tmp_path / "run" / f".config.yaml.{n}.0123456789ab.tmp" for n in (1, 2)]
+    for path in torn:
+        path.write_text("to")
+    os.utime(torn[0], (0, 0))
+    with claimed_folder(load_config(settings)):
+        pass
+    assert [path.exists() for path in torn] == [False, True]
+
+
+def test_another_versions_configuration_is_not_guessed_at(settings, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.yaml").write_text("model: {name: m}\nfuture: {key: 1}\n")
+    with pytest.raises(ConfigError, match=r"was written by another version .*Unknown key 'future'"):
+        run(settings)
+
+
+@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EROFS, errno.EACCES])
+def test_a_disk_that_cannot_be_written_is_one_sentence(settings, tmp_path, monkeypatch, error):
+    def failing(path, data):
+        if path.name == "results.json":
+            raise OSError(error, os.strerror(error))
+        return write(path, data)
+
+    write = files.write_bytes
+    monkeypatch.setattr(files, "write_bytes", failing)
+    with pytest.raises(StorageError, match=rf"{os.strerror(error)} \(.* are free there\). Choose another run\.dir"):
+        run(settings)
+
+
+def test_a_plan_says_what_would_be_done_and_writes_nothing(settings, tmp_path, adapter_folder):
+    tuned = settings | {"model": settings["model"] | {"tinker_lora_path": str(adapter_folder)}}
+    loaded = load_config(tuned)
+    before = sorted(tmp_path.rglob("*"))
+    plan = make_plan(loaded)
+    facts = json.loads(json.dumps(plan.facts(loaded)))
+    assert sorted(tmp_path.rglob("*")) == before
+    assert facts["folder_state"] == "new"
+    assert facts["questions"] == 150 == sum(facts["splits"].values())
+    assert facts["layers"] == ["block.0", "block.2"]
+    assert facts["state_bytes"] == 2 * 150 * 2 * 32 * 4
+    result = run(tuned)
+    assert result.results["model"]["parameters"] == facts["parameters"]
+    assert make_plan(loaded).facts(loaded)["folder_state"] == "finished"
+
+
+@pytest.mark.parametrize(
+    ("section", "change", "error", "message"),
+    [
+        (
+            "extraction",
+            {"layers": [0, 7]},
+            ConfigError,
+            r"extraction\.layers: Layer 7 is out of range: .* 0 to 2, or -1",
+        ),
+        ("extraction", {"layers": [2, -1]}, ConfigError, r"name block\.2 twice"),
+        ("model", {"tinker_lora_path": "nowhere"}, ValueError, "adapter_config.json not found in nowhere"),
+        ("tinker", {"checkpoint_path": "no.tar", "output_dir": "w"}, OSError, "no checkpoint archive no.tar"),
+    ],
+)
+def test_what_would_stop_a_run_later_is_found_before_weights_are_loaded(
+    settings, section, change, error, message, monkeypatch
+):
+    import transformers
+
+    monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", None)
+    with pytest.raises(error, match=message):
+        make_plan(load_config(settings | {section: settings.get(section, {}) | change}))
+
+
+def test_an_adapter_of_another_model_is_noticed_before_weights_are_loaded(settings, tokenizer, tmp_path, monkeypatch):
+    import transformers
+
+    from tests.conftest import lora_tensors, random_llama, write_adapter
+
+    (tmp_path / "wide").mkdir()
+    write_adapter(tmp_path / "wide", lora_tensors(random_llama(len(tokenizer), hidden_size=64)))
+    monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", None)
+    wrong = settings | {"model": settings["model"] | {"tinker_lora_path": str(tmp_path / "wide")}}
+    with pytest.raises(ValueError, match=r"(?s)64.*32"):
+        make_plan(load_config(wrong))
+
+
+def test_little_room_is_noted(settings, monkeypatch):
+    from src import machine
+
+    monkeypatch.setattr(machine, "free_memory", lambda: 10)
+    monkeypatch.setattr(machine, "free_disk", lambda _: 10)
+    notes = make_plan(load_config(settings)).notes
+    assert "the run may be killed" in notes[0]
+    assert "without keeping the rest" in notes[1]
+
+
+def test_nothing_saved_names_a_module_of_ours(settings, tmp_path):
+    run(settings)
+    written = [path for path in tmp_path.rglob("*") if path.is_file() and path.suffix != ".jsonl"]
+    assert len(written) > 5
+    for path in written:
+        assert not re.search(rb"\bsrc\.[a-z]", path.read_bytes()), path
