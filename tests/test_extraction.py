@@ -7,7 +7,7 @@ import torch
 from src.adapters import read_adapter
 from src.errors import DataError, ModelError
 from src.models import HiddenStateExtractor
-from src.models.extraction import engine
+from src.models.extraction import capture, engine, packed, passes
 from src.models.extraction.fingerprint import fingerprint
 from src.models.extraction.packing import plan_batches
 from src.models.loader import attach_adapter
@@ -89,7 +89,8 @@ def test_a_second_call_and_another_layer_subset_need_no_forward_pass(model, toke
     def no_forward(*_):
         raise AssertionError("computed again")
 
-    monkeypatch.setattr(engine, "forward_last_token", no_forward)
+    monkeypatch.setattr(capture, "forward", no_forward)
+    monkeypatch.setattr(packed, "forward", no_forward)
     np.testing.assert_array_equal(extractor.extract(TEXTS, [0, 1, 2], tmp_path), first)
     np.testing.assert_array_equal(extractor.extract(TEXTS[2:4], [2, 0], tmp_path), first[2:4][:, [2, 0]])
 
@@ -107,18 +108,19 @@ def test_a_killed_run_that_is_resumed_gives_the_same_bits(model, tokenizer, tmp_
     texts = [f"{'word ' * (n % 7)}{n}" for n in range(60)]
     extractor = HiddenStateExtractor(model, tokenizer)
     whole = extractor.extract(texts, "all", tmp_path / "whole", token_budget=64)
-    real, calls = engine.forward_last_token, []
+    real, calls = passes.forward_packed, []
 
-    def die_at_fifth(*args):
+    def die_at_eighth(*args, **options):
         calls.append(1)
-        if len(calls) == 5:
+        if len(calls) == 8:
             raise KeyboardInterrupt
-        return real(*args)
+        return real(*args, **options)
 
-    monkeypatch.setattr(engine, "forward_last_token", die_at_fifth)
+    monkeypatch.setattr(passes, "forward_packed", die_at_eighth)
     with pytest.raises(KeyboardInterrupt):
         extractor.extract(texts, "all", tmp_path / "killed", token_budget=64)
-    monkeypatch.setattr(engine, "forward_last_token", real)
+    assert list((tmp_path / "killed").rglob("*.safetensors"))
+    monkeypatch.setattr(passes, "forward_packed", real)
     np.testing.assert_array_equal(extractor.extract(texts, "all", tmp_path / "killed", token_budget=64), whole)
 
 

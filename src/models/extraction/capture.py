@@ -1,7 +1,8 @@
-"""Run one batch and keep only the wanted states of the last real token; stop when nothing more is wanted."""
+"""One pass through a model that keeps only the wanted states and stops when nothing more is wanted."""
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -9,82 +10,100 @@ from torch import Tensor, nn
 
 from src.models.extraction.layers import EMBEDDINGS, FINAL_NORM, Anatomy
 
+# From the states of a whole pass (batch, tokens, d) to the wanted rows (n, d).
+Take = Callable[[Tensor], Tensor]
+NEXT = "next"
 
-class _Enough(Exception):
+
+class Enough(Exception):
     """Raised inside the forward pass by the last hook that is needed: it ends the pass and is no error."""
 
 
-def forward_last_token(
-    model: Any,
-    parts: Anatomy,
-    batch: Sequence[Sequence[int]],
-    layers: Sequence[str],
-    candidates: Sequence[int],
-) -> tuple[dict[str, Tensor], Tensor | None]:
-    """States, and next-token log-probabilities, at the last token of every sequence.
+def forward_padded(
+    model: Any, parts: Anatomy, batch: Sequence[Sequence[int]], layers: Sequence[str], candidates: Sequence[int]
+) -> dict[str, Tensor]:
+    """States and next-token log-probabilities at the last token of every sequence, padded to one length.
 
-    Sequences are padded on the right: under causal attention a real token never sees the padding, so no
-    mask is needed and positions count from 0 in every row.
-
-    Args:
-        model: the model to call (a `PeftModel` with its adapter switched as wanted, or a plain one).
-        parts: its anatomy.
-        batch: token ids, each sequence at least one long.
-        layers: canonical layer names.
-        candidates: token ids; where there are none, the pass stops above the highest wanted layer.
-
-    Returns:
-        `{layer: (n, d)}` in the model's dtype, and log-probabilities `(n, len(candidates))` in float32 over
-        the whole vocabulary, or None.
+    Padding is on the right: under causal attention a real token never sees it, so no mask is needed and
+    positions count from 0 in every row. Arguments and result as `forward`.
     """
-    device = model.get_input_embeddings().weight.device
     lengths = torch.tensor([len(ids) for ids in batch])
     padded = torch.zeros(len(batch), int(lengths.max()), dtype=torch.long)
     for row, ids in enumerate(batch):
         padded[row, : len(ids)] = torch.tensor(ids)
+
+    def take(states: Tensor) -> Tensor:
+        return states[torch.arange(len(lengths), device=states.device), (lengths - 1).to(states.device)]
+
+    return forward(model, parts, {"input_ids": padded}, take, layers, candidates)
+
+
+def forward(
+    model: Any,
+    parts: Anatomy,
+    inputs: Mapping[str, Any],
+    take: Take,
+    layers: Sequence[str],
+    candidates: Sequence[int],
+) -> dict[str, Tensor]:
+    """One pass.
+
+    Args:
+        model: the model to call (a `PeftModel` with its adapter switched as wanted, or a plain one).
+        parts: its anatomy.
+        inputs: what it is called with; tensors are moved to its device.
+        take: picks the wanted rows.
+        layers: canonical layer names.
+        candidates: token ids; where there are none, the pass stops above the highest wanted layer.
+
+    Returns:
+        on the CPU: layer -> (n, d) in the model's dtype, and where there are candidates, `NEXT` ->
+        (n, len(candidates)) float32, natural log-probabilities over the whole vocabulary.
+    """
+    device = model.get_input_embeddings().weight.device
+    inputs = {name: value.to(device) if isinstance(value, Tensor) else value for name, value in inputs.items()}
     kept: dict[str, Tensor] = {}
-    logits = None
-    with (
-        _hooks(parts, layers, lengths - 1, kept, stop=not candidates),
-        torch.inference_mode(),
-        contextlib.suppress(_Enough),
-    ):
-        logits = model(input_ids=padded.to(device), use_cache=False).logits[:, 0]
-    kept = {name: state.cpu() for name, state in kept.items()}
-    if logits is None:
-        return kept, None
-    log_probabilities = logits.float().log_softmax(-1)
-    return kept, log_probabilities[:, torch.tensor(candidates, device=logits.device)].cpu()
+    with _hooks(parts, layers, take, kept, stop=not candidates), torch.inference_mode(), contextlib.suppress(Enough):
+        log_probabilities = model(**inputs, use_cache=False).logits[:, 0].float().log_softmax(-1)
+        kept[NEXT] = log_probabilities[:, torch.tensor(candidates, device=log_probabilities.device)]
+    return {name: state.cpu() for name, state in kept.items()}
 
 
 @contextlib.contextmanager
-def _hooks(
-    parts: Anatomy, layers: Sequence[str], last: Tensor, kept: dict[str, Tensor], *, stop: bool
-) -> Iterator[None]:
-    """Hooks that fill `kept`, let the head see only the last tokens, and end the pass early if told to."""
+def _hooks(parts: Anatomy, layers: Sequence[str], take: Take, kept: dict[str, Tensor], *, stop: bool) -> Iterator[None]:
+    """Hooks that fill `kept`, show the head only the wanted rows, and end the pass early if told to."""
     handles = []
-    blocks = sorted(int(name.split(".")[1]) for name in layers if name.startswith("block."))
-    highest = FINAL_NORM if FINAL_NORM in layers else f"block.{blocks[-1]}" if blocks else EMBEDDINGS
+    highest = highest_layer(layers)
 
     def keep(name: str, states: Tensor) -> Tensor:
-        rows = torch.arange(len(last), device=states.device)
-        # Indexing copies: a view would keep the whole activation alive.
-        kept[name] = states[rows, last.to(states.device)]
+        kept[name] = take(states)  # indexing copies: a view would keep the whole activation alive
         if stop and name == highest:
-            raise _Enough
+            raise Enough
         return kept[name]
 
     try:
         if EMBEDDINGS in layers:
             handles.append(parts.blocks[0].register_forward_pre_hook(_on_input(keep), with_kwargs=True))
-        for index in blocks:
+        for index in block_numbers(layers):
             handles.append(parts.blocks[index].register_forward_hook(_on_output(keep, f"block.{index}")))
         if parts.head is not None:
-            handles.append(parts.head.register_forward_pre_hook(_on_head(keep, FINAL_NORM in layers, last)))
+            head_rows = partial(keep, FINAL_NORM) if FINAL_NORM in layers else take
+            handles.append(parts.head.register_forward_pre_hook(_on_head(head_rows)))
         yield
     finally:
         for handle in handles:
             handle.remove()
+
+
+def block_numbers(layers: Sequence[str]) -> list[int]:
+    """The decoder blocks among canonical layer names, ascending."""
+    return sorted(int(name.split(".")[1]) for name in layers if name.startswith("block."))
+
+
+def highest_layer(layers: Sequence[str]) -> str:
+    """The last of the wanted layers that a pass reaches."""
+    blocks = block_numbers(layers)
+    return FINAL_NORM if FINAL_NORM in layers else f"block.{blocks[-1]}" if blocks else EMBEDDINGS
 
 
 def _on_input(keep: Callable[[str, Tensor], Tensor]) -> Callable[..., None]:
@@ -101,11 +120,10 @@ def _on_output(keep: Callable[[str, Tensor], Tensor], name: str) -> Callable[...
     return hook
 
 
-def _on_head(keep: Callable[[str, Tensor], Tensor], wanted: bool, last: Tensor) -> Callable[..., Any]:
+def _on_head(rows: Take) -> Callable[..., Any]:
+    """The head is given (n, 1, d): logits of whole texts are never made."""
+
     def hook(_module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor]:
-        if wanted:
-            return (keep(FINAL_NORM, args[0])[:, None],)
-        rows = torch.arange(len(last), device=args[0].device)
-        return (args[0][rows, last.to(args[0].device)][:, None],)
+        return (rows(args[0])[:, None],)
 
     return hook

@@ -12,10 +12,12 @@ from tqdm.auto import tqdm
 
 from src import files
 from src.models.extraction.cache import ActivationCache, row_key
-from src.models.extraction.capture import forward_last_token
+from src.models.extraction.capture import NEXT
 from src.models.extraction.fingerprint import fingerprint
-from src.models.extraction.layers import Anatomy, anatomy
-from src.models.extraction.packing import TOKEN_BUDGET, plan_batches
+from src.models.extraction.layers import anatomy
+from src.models.extraction.packed import why_not_packable
+from src.models.extraction.packing import TOKEN_BUDGET
+from src.models.extraction.passes import Job, run_job
 
 POSITION = "last_prompt"
 
@@ -60,44 +62,32 @@ def read_rows(
         progress: the label of the progress bar.
     """
     parts = anatomy(model)
-    context = fingerprint(model) | {"position": POSITION}
+    packable = not why_not_packable(model, parts)
+    context = fingerprint(model) | {"position": POSITION} | ({"attention": "packed"} if packable else {})
     distinct = list(dict.fromkeys(tuple(ids) for ids in sequences))
     keys = [row_key(ids) for ids in distinct]
     quantities = [*layers, *([_candidate_name(candidates)] if candidates else [])]
-    cache = (
-        ActivationCache(cache_dir, context, model_name=model.config._name_or_path) if cache_dir is not None else None
-    )
+    name = model.config._name_or_path
+    cache = ActivationCache(cache_dir, context, model_name=name) if cache_dir is not None else None
     found = cache.read(keys, quantities) if cache is not None else {}
-    batches = plan_batches([len(ids) for ids in distinct], 1 if context["quantization"] == "8bit" else budget)
+    job = Job(model, parts, distinct, tuple(layers), tuple(candidates))
     computed = 0
     with tqdm(total=len(distinct), desc=progress, unit="text", disable=None, leave=False) as bar:
-        for batch in batches:
-            if not all(keys[row] in found for row in batch):
-                fresh = _compute(model, parts, [distinct[row] for row in batch], layers, candidates)
+        for rows, states in run_job(job, [key in found for key in keys], budget):
+            if states:
+                if candidates:
+                    states[_candidate_name(candidates)] = states.pop(NEXT)
                 if cache is not None:
-                    cache.write([keys[row] for row in batch], fresh)
-                for place, row in enumerate(batch):
-                    found.setdefault(keys[row], {name: states[place] for name, states in fresh.items()})
-                computed += len(batch)
-            bar.update(len(batch))
+                    cache.write([keys[row] for row in rows], states)
+                for place, row in enumerate(rows):
+                    found.setdefault(keys[row], {quantity: values[place] for quantity, values in states.items()})
+                computed += len(rows)
+            bar.update(len(rows))
     return _in_order(found, [row_key(ids) for ids in sequences], layers, candidates, computed)
 
 
 def _candidate_name(candidates: Sequence[int]) -> str:
     return "next." + files.sha256_of_json(list(candidates))[:16]
-
-
-def _compute(
-    model: Any,
-    parts: Anatomy,
-    batch: Sequence[Sequence[int]],
-    layers: Sequence[str],
-    candidates: Sequence[int],
-) -> dict[str, Tensor]:
-    states, log_probabilities = forward_last_token(model, parts, batch, layers, candidates)
-    if log_probabilities is not None:
-        states[_candidate_name(candidates)] = log_probabilities
-    return states
 
 
 def _in_order(

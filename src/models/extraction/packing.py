@@ -1,14 +1,32 @@
-"""Which texts are computed together: a pure function of all their lengths and a token budget."""
+"""Which texts are computed together, and which beginnings once: a pure function of all tokens and a budget."""
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 TOKEN_BUDGET = 4096
+# A shared beginning costs a pass of its own and packs of its own: it must save at least so many tokens.
+LEAST_SAVED = 512
+
+
+@dataclass(frozen=True)
+class Pack:
+    """Texts of one pass.
+
+    Attributes:
+        rows: row numbers, shortest text first.
+        shared: how many tokens at the beginning are the same in all of them and computed once for all packs
+            with the same beginning; 0 for none.
+    """
+
+    rows: np.ndarray
+    shared: int = 0
 
 
 def plan_batches(lengths: Sequence[int], budget: int = TOKEN_BUDGET) -> list[np.ndarray]:
-    """Row numbers of each batch: sorted by length, filled while the padded tokens stay within the budget.
+    """Row numbers of each padded batch: sorted by length, filled while the padded tokens stay within the budget.
 
     A text longer than the budget is a batch of its own. Batches are computed and stored whole, so a run that
     was killed and resumed forms the same ones and gives the same bits.
@@ -21,3 +39,80 @@ def plan_batches(lengths: Sequence[int], budget: int = TOKEN_BUDGET) -> list[np.
             batches.append(order[start:end])
             start = end
     return batches
+
+
+def plan_packs(sequences: Sequence[Sequence[int]], budget: int = TOKEN_BUDGET, *, share: bool = True) -> list[Pack]:
+    """Packs without padding: each holds at most `budget` own tokens (or one longer text).
+
+    Unless `share` is False, texts that share a long beginning are packed together, and the beginning is counted once.
+    Like batches, packs depend on nothing but the whole list.
+    """
+    packs: list[Pack] = []
+    alone = np.ones(len(sequences), dtype=bool)
+    for shared, rows in _shared_beginnings(sequences) if share else []:
+        alone[rows] = False
+        packs += [Pack(part, shared) for part in _filled(rows, sequences, shared, budget)]
+    rest = np.flatnonzero(alone)
+    return [Pack(part) for part in _filled(rest, sequences, 0, budget)] + packs
+
+
+def _filled(rows: np.ndarray, sequences: Sequence[Sequence[int]], shared: int, budget: int) -> Iterator[np.ndarray]:
+    own = np.array([len(sequences[row]) - shared for row in rows])
+    order = np.argsort(own, kind="stable")
+    start = total = 0
+    for place, index in enumerate(order):
+        if total and total + own[index] > budget:
+            yield rows[order[start:place]]
+            start, total = place, 0
+        total += own[index]
+    if len(order):
+        yield rows[order[start:]]
+
+
+def _shared_beginnings(sequences: Sequence[Sequence[int]]) -> list[tuple[int, np.ndarray]]:
+    """Disjoint groups of rows and the number of tokens each shares, chosen so that most tokens are saved.
+
+    In lexicographic order, texts with a common beginning are neighbours, and the beginnings form a tree: a node is
+    worth (texts - 1) x tokens, and is taken where that is more than its branches are worth together.
+    """
+    # Without the last token of each, which stays its own: then what neighbours have in common is what they can share.
+    begun = [np.asarray(ids[:-1]) for ids in sequences]
+    order = sorted(range(len(sequences)), key=lambda row: tuple(begun[row]))
+    common = [_common(begun[a], begun[b]) for a, b in itertools.pairwise(order)] + [0]
+    chosen: list[tuple[int, np.ndarray]] = []
+    open_nodes: list[_Node] = []
+    for last, shared in enumerate(common):
+        node = _Node(shared, last, 0, [])
+        while open_nodes and open_nodes[-1].tokens >= shared:
+            closed = open_nodes.pop()
+            node = _Node(shared, closed.first, *closed.best(last, node))
+        if shared:
+            open_nodes.append(node)
+        else:
+            chosen += [(tokens, np.array(order[start : end + 1])) for tokens, start, end in node.groups]
+    return chosen
+
+
+@dataclass(frozen=True)
+class _Node:
+    """A beginning of `tokens` tokens that texts from `first` on share, with the best groups inside it so far."""
+
+    tokens: int
+    first: int
+    saved: int
+    groups: list[tuple[int, int, int]]
+
+    def best(self, last: int, branch: "_Node") -> tuple[int, list[tuple[int, int, int]]]:
+        """What this node is worth when it ends with text `last`: itself, or its branches one by one."""
+        saved, groups = self.saved + branch.saved, self.groups + branch.groups
+        whole = (last - self.first) * self.tokens
+        if whole >= max(saved, LEAST_SAVED):
+            return whole, [(self.tokens, self.first, last)]
+        return saved, groups
+
+
+def _common(a: np.ndarray, b: np.ndarray) -> int:
+    """How many tokens two texts have in common at the beginning."""
+    size = min(len(a), len(b))
+    different = np.flatnonzero(a[:size] != b[:size])
+    return int(different[0]) if different.size else size
