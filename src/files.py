@@ -35,10 +35,19 @@ def is_temporary(name: str) -> bool:
     return _TEMPORARY.fullmatch(name) is not None
 
 
+def is_stale(path: Path) -> bool:
+    """Whether a path is a temporary of ours that no living process can still be writing (over an hour old)."""
+    if not is_temporary(path.name):
+        return False
+    with contextlib.suppress(FileNotFoundError):
+        return time.time() - path.stat().st_mtime > 3600
+    return False
+
+
 def sweep_temporaries(folder: Path) -> None:
-    """Remove our temporaries in `folder` that no living process can still be writing (over an hour old)."""
+    """Remove the stale temporaries in `folder`."""
     for path in folder.iterdir():
-        if is_temporary(path.name) and time.time() - path.stat().st_mtime > 3600:
+        if is_stale(path):
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 

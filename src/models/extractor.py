@@ -31,6 +31,7 @@ class HiddenStateExtractor:
         cache_dir: str | Path | None = None,
         *,
         truncation: Truncation | None = None,
+        max_tokens: int | None = None,
         token_budget: int = TOKEN_BUDGET,
     ) -> np.ndarray:
         """One vector per text and layer.
@@ -44,7 +45,8 @@ class HiddenStateExtractor:
             layers: block numbers (negative from the end), "embeddings", "final_norm", or "all".
             cache_dir: rows are kept there and used again by any later call for which they are valid.
             truncation: for texts over the model's context: None is an error, "left" or "right" cuts.
-            token_budget: padded tokens computed at once; more needs more memory.
+            max_tokens: the most tokens of a text; None: the model's context.
+            token_budget: tokens computed at once; more needs more memory.
 
         Returns:
             float32 array (n_texts, n_layers, hidden_dim), in the order given.
@@ -56,7 +58,7 @@ class HiddenStateExtractor:
         """
         parts = anatomy(self.model)
         names = layer_names(layers, len(parts.blocks))
-        tokens = tokenize(self.tokenizer, texts, limit=context_length(self.model), truncation=truncation)
+        tokens = tokenize(self.tokenizer, texts, limit=max_tokens or context_length(self.model), truncation=truncation)
         if not tokens.ids:
             return np.empty((0, len(names), parts.hidden_dim), dtype=np.float32)
         rows = read_rows(self.model, tokens.ids, layers=names, cache_dir=cache_dir, budget=token_budget)

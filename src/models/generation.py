@@ -10,8 +10,8 @@ import torch
 from tqdm.auto import tqdm
 
 from src.errors import DataError
-from src.models.extraction.cache import ActivationCache, row_key
-from src.models.extraction.fingerprint import fingerprint
+from src.models.extraction.cache import ActivationCache, keep_new, row_key
+from src.models.extraction.fingerprint import fingerprint, quantization_of
 from src.models.extraction.packing import plan_batches
 from src.models.extraction.tokens import Truncation, context_length, tokenize
 
@@ -42,6 +42,12 @@ class FreeAnswers:
         return np.exp(self.log_probabilities)
 
 
+def prompt_limit(model: Any, max_new_tokens: int) -> int | None:
+    """The most tokens of a prompt that leave room for an answer; None where the model's context is not known."""
+    context = context_length(model)
+    return context - min(max_new_tokens, MIN_NEW_TOKENS) if context else None
+
+
 def answer_freely(
     model: Any,
     tokenizer: Any,
@@ -56,7 +62,8 @@ def answer_freely(
     """Generate one greedy answer per prompt.
 
     A prompt and its answer share the model's context: where less than `max_new_tokens` is left, the answer
-    gets what is left, and a prompt that leaves less than 8 tokens counts as over-long.
+    gets what is left, and a prompt that leaves less than 8 tokens counts as over-long. In float32 an answer does not
+    depend on the other prompts; in half precision the batch moves the last bits, and now and then a word.
 
     Args:
         model, tokenizer: from `ModelLoader.load`.
@@ -74,23 +81,21 @@ def answer_freely(
     if not prompts:
         raise DataError("There are no prompts to answer.")
     context = context_length(model)
-    reserve = min(max_new_tokens, MIN_NEW_TOKENS)
-    tokens = tokenize(tokenizer, prompts, limit=context - reserve if context else None, truncation=truncation)
+    tokens = tokenize(tokenizer, prompts, limit=prompt_limit(model, max_new_tokens), truncation=truncation)
     cache = _answer_cache(model, cache_dir, max_new_tokens, stop)
     distinct = list(dict.fromkeys(tokens.ids))
     keys = {ids: row_key(ids) for ids in distinct}
     found = cache.read(list(keys.values()), _QUANTITIES) if cache is not None else {}
     with tqdm(total=len(distinct), desc=progress, unit="answer", disable=None, leave=False) as bar:
-        for batch, room in _batches([len(ids) for ids in distinct], max_new_tokens, context):
+        # 8-bit kernels let the texts of a batch influence each other: one at a time.
+        budget = 1 if quantization_of(model) == "8bit" else GENERATION_BUDGET
+        for batch, room in _batches([len(ids) for ids in distinct], max_new_tokens, context, budget):
             rows = [distinct[row] for row in batch]
             if not all(keys[ids] in found for ids in rows):
                 said = _generate(model, tokenizer, rows, room, stop, width=max_new_tokens)
-                if cache is not None:
-                    cache.write([keys[ids] for ids in rows], said)
-                for place, ids in enumerate(rows):
-                    found.setdefault(keys[ids], {name: values[place] for name, values in said.items()})
+                keep_new(cache, [keys[ids] for ids in rows], said, found)
             bar.update(len(batch))
-    ends = _end_ids(model, tokenizer)
+    ends = _end_ids(model, tokenizer, stop)
     read = {ids: _one_answer(tokenizer, *_spoken(found[key]), ends, stop) for ids, key in keys.items()}
     texts, means, finished = zip(*(read[ids] for ids in tokens.ids), strict=True)
     return FreeAnswers(texts, np.array(means), np.array(finished, dtype=bool), tokens.truncated)
@@ -102,14 +107,16 @@ def _answer_cache(
     """A context of its own for each way to generate: the model's generation settings change what it says."""
     if cache_dir is None:
         return None
-    settings = model.generation_config.to_diff_dict()
+    settings = {key: repr(value) for key, value in model.generation_config.to_diff_dict().items()}
     settings.pop("transformers_version", None)
     way = {"greedy": True, "max_new_tokens": max_new_tokens, "stop": list(stop), "settings": settings}
     context = fingerprint(model) | {"generation": way}
     return ActivationCache(cache_dir, context, model_name=model.config._name_or_path)
 
 
-def _batches(lengths: Sequence[int], max_new_tokens: int, context: int | None) -> Iterator[tuple[list[int], int]]:
+def _batches(
+    lengths: Sequence[int], max_new_tokens: int, context: int | None, budget: int
+) -> Iterator[tuple[list[int], int]]:
     """Rows generated together, and the tokens their answers may have, which depends on each row's own length only.
 
     Where a prompt leaves less than `max_new_tokens`, it shares a batch with prompts of the same length.
@@ -117,7 +124,7 @@ def _batches(lengths: Sequence[int], max_new_tokens: int, context: int | None) -
     rooms = [max_new_tokens if context is None else min(max_new_tokens, context - length) for length in lengths]
     for room in sorted(set(rooms), reverse=True):
         rows = [row for row, own in enumerate(rooms) if own == room]
-        for batch in plan_batches([lengths[row] + room for row in rows], GENERATION_BUDGET):
+        for batch in plan_batches([lengths[row] + room for row in rows], budget):
             yield [rows[place] for place in batch], room
 
 
@@ -138,7 +145,7 @@ class _ChosenLogProbabilities:
 def _generate(
     model: Any, tokenizer: Any, rows: Sequence[Sequence[int]], room: int, stop: Sequence[str], *, width: int
 ) -> dict[str, torch.Tensor]:
-    """New token ids (n, width) int32 and their log-probabilities float32; -1 and 0 after the last one."""
+    """New token ids (n, width) int32 and their log-probabilities float32; -1 and 0 after the batch's last step."""
     longest = max(len(ids) for ids in rows)
     padding = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (tokenizer.eos_token_id or 0)
     device = model.get_input_embeddings().weight.device
@@ -146,11 +153,12 @@ def _generate(
     ids = torch.tensor([[padding] * (longest - len(row)) + list(row) for row in rows], device=device)
     mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows], device=device)
     chosen = _ChosenLogProbabilities()
-    options: dict[str, Any] = {"stop_strings": list(stop), "tokenizer": tokenizer} if stop else {}
+    options: dict[str, Any] = {"stop_strings": list(stop)} if stop else {}
     with torch.inference_mode():
         output = model.generate(
             input_ids=ids, attention_mask=mask, do_sample=False, num_beams=1, max_new_tokens=room,
-            pad_token_id=padding, logits_processor=[chosen], temperature=None, top_p=None, top_k=None, **options,
+            pad_token_id=padding, logits_processor=[chosen], temperature=None, top_p=None, top_k=None,
+            tokenizer=tokenizer, num_return_sequences=1, return_dict_in_generate=False, **options,
         )  # fmt: skip
     steps = torch.stack(chosen.steps, dim=1)
     tokens = torch.full((len(rows), width), -1, dtype=torch.int32)
@@ -166,10 +174,12 @@ def _spoken(row: Mapping[str, torch.Tensor]) -> tuple[list[int], np.ndarray]:
     return tokens[:count].tolist(), log_probabilities[:count].double().numpy()
 
 
-def _end_ids(model: Any, tokenizer: Any) -> set[int]:
+def _end_ids(model: Any, tokenizer: Any, stop: Sequence[str]) -> set[int]:
+    """Tokens that end an answer: the configured ones, and stop strings that decoding leaves out as special tokens."""
+    special = {tokenizer.convert_tokens_to_ids(mark) for mark in stop if mark in tokenizer.all_special_tokens}
     configured = model.generation_config.eos_token_id
     ends = set(configured) if isinstance(configured, list) else {configured}
-    return {token for token in ends | {tokenizer.eos_token_id} if token is not None}
+    return {token for token in ends | special | {tokenizer.eos_token_id} if token is not None}
 
 
 def _one_answer(

@@ -11,7 +11,7 @@ from src.data.example import LETTERS
 from src.data.scoring import mark
 from src.models.answering import answer_choices
 from src.models.extractor import HiddenStateExtractor
-from src.models.generation import answer_freely
+from src.models.generation import answer_freely, prompt_limit
 from src.pipeline.questions import Questions
 
 
@@ -107,7 +107,11 @@ def _ask_freely(
         for m, ended in zip(marks, answers.finished, strict=True)
     )
     hidden = HiddenStateExtractor(model, tokenizer).extract(
-        prompts, layers, config.extraction.cache_dir, truncation=config.data.truncation
+        prompts,
+        layers,
+        config.extraction.cache_dir,
+        truncation=config.data.truncation,
+        max_tokens=prompt_limit(model, questions.max_new_tokens),  # the very prompts that were answered
     )
     return Asked(
         answers=answers.texts,

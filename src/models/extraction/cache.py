@@ -9,6 +9,7 @@ import errno
 import hashlib
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ log = logging.getLogger(__name__)
 
 FORMAT = "confprobe-states-1"
 CONTEXT_NAME = "context.json"
+DAMAGED = ".corrupt"
 _FULL_OR_READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
 _KEYS = "keys"
 
@@ -73,14 +75,17 @@ class ActivationCache:
         wanted = set(keys)
         found: dict[bytes, dict[str, Tensor]] = {}
         for path in sorted(self.folder.glob("*.safetensors")):
-            names, shard_keys = peek(path)
-            useful = [q for q in quantities if q in names]
-            if not useful or not wanted.intersection(shard_keys):
+            header = peek(path)
+            if header.state == "broken":
+                set_aside(path)
+            useful = [quantity for quantity in quantities if quantity in header.quantities]
+            if not useful or wanted.isdisjoint(header.keys):
                 continue
             shard = verified(path)
             if shard is None:
+                set_aside(path)
                 continue
-            for row, key in enumerate(shard_keys):
+            for row, key in enumerate(header.keys):
                 if key in wanted:
                     found.setdefault(key, {}).update({q: shard[q][row] for q in useful})
         return {key: row for key, row in found.items() if len(row) == len(set(quantities))}
@@ -98,31 +103,56 @@ class ActivationCache:
             self._give_up(error)
 
 
-def peek(path: Path) -> tuple[set[str], list[bytes]]:
-    """Names and keys of a shard, without reading its rows; nothing for a foreign, newer or broken one."""
+def keep_new(
+    cache: ActivationCache | None, keys: Sequence[bytes], rows: Mapping[str, Tensor], found: dict[bytes, Any]
+) -> None:
+    """Add the rows that `found` does not hold to it, and to the cache: no row ever stands in two shards.
+
+    A row that was there before a pass was repeated stays as it was, in this call and in every later one.
+    """
+    new = [place for place, key in enumerate(keys) if key not in found]
+    if not new:
+        return
+    if cache is not None:
+        cache.write([keys[place] for place in new], {name: values[new] for name, values in rows.items()})
+    for place in new:
+        found[keys[place]] = {name: values[place] for name, values in rows.items()}
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a shard says of itself: "ok", "foreign" (another or a newer format), "broken" or "unreadable"."""
+
+    state: str
+    quantities: frozenset[str] = frozenset()
+    keys: tuple[bytes, ...] = ()
+
+
+def peek(path: Path) -> Header:
+    """Read a shard's names and keys, not its rows. Nothing is changed."""
     try:
         with safe_open(path, "pt") as shard:
             if (shard.metadata() or {}).get("format") != FORMAT:
-                return set(), []
+                return Header("foreign")
             packed = shard.get_tensor(_KEYS).numpy().tobytes()
-            return set(shard.keys()), [packed[i : i + 32] for i in range(0, len(packed), 32)]
-    except (SafetensorError, OSError) as error:
-        _set_aside(path, str(error))
-        return set(), []
+            keys = tuple(packed[i : i + 32] for i in range(0, len(packed), 32))
+            return Header("ok", frozenset(shard.keys()) - {_KEYS}, keys)
+    except SafetensorError:
+        return Header("broken")
+    except OSError:  # gone meanwhile, or not ours to read: no reason to call it damaged
+        return Header("unreadable")
 
 
 def verified(path: Path) -> dict[str, Tensor] | None:
-    """The tensors of a shard whose bytes match its name; any other is set aside, reported, and None."""
+    """The tensors of a shard; None where its bytes do not match its name. Raises OSError."""
     data = path.read_bytes()
-    if xxhash.xxh3_128_hexdigest(data) != path.stem:
-        _set_aside(path, "its content does not match its name")
-        return None
-    return load(data)
+    return load(data) if xxhash.xxh3_128_hexdigest(data) == path.stem else None
 
 
-def _set_aside(path: Path, reason: str) -> None:
-    log.warning("The cache shard %s is damaged (%s): set aside, its rows are computed again.", path.name, reason)
+def set_aside(path: Path) -> None:
+    """Rename a damaged shard so that it is not used again; its rows are computed again when they are wanted."""
+    log.warning("The cache shard %s is damaged: set aside, its rows are computed again.", path.name)
     try:
-        path.rename(path.with_suffix(".corrupt"))
+        path.rename(path.with_suffix(DAMAGED))
     except OSError as error:
         log.warning("It could not be renamed: %s", error)

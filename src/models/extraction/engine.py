@@ -11,7 +11,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from src import files
-from src.models.extraction.cache import ActivationCache, row_key
+from src.models.extraction.cache import ActivationCache, keep_new, row_key
 from src.models.extraction.capture import NEXT
 from src.models.extraction.fingerprint import fingerprint
 from src.models.extraction.layers import anatomy
@@ -77,10 +77,7 @@ def read_rows(
             if states:
                 if candidates:
                     states[_candidate_name(candidates)] = states.pop(NEXT)
-                if cache is not None:
-                    cache.write([keys[row] for row in rows], states)
-                for place, row in enumerate(rows):
-                    found.setdefault(keys[row], {quantity: values[place] for quantity, values in states.items()})
+                keep_new(cache, [keys[row] for row in rows], states, found)
                 computed += len(rows)
             bar.update(len(rows))
     return _in_order(found, [row_key(ids) for ids in sequences], layers, candidates, computed)

@@ -1,17 +1,18 @@
 """What lies in cache folders: seen, checked and thrown away, without loading a model."""
 
+import contextlib
 import json
+import re
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from src import files
 from src.errors import CacheError
-from src.models.extraction.cache import CONTEXT_NAME, FORMAT, peek, verified
+from src.models.extraction.cache import CONTEXT_NAME, DAMAGED, FORMAT, peek, set_aside, verified
 
-DAMAGED = ".corrupt"
+_SHARD = re.compile(r"[0-9a-f]{32}\.(safetensors|corrupt)")
 
 
 @dataclass(frozen=True)
@@ -54,15 +55,24 @@ def contexts(folder: str | Path) -> list[Context]:
 
 def verify(folder: str | Path) -> tuple[int, list[Path]]:
     """Check every shard against its name. Returns how many there are, and the damaged ones, now set aside."""
-    shards = [path for context in _context_folders(Path(folder).expanduser()) for path in _shards(context)]
-    damaged = [path for path in shards if not _foreign(path) and (not path.exists() or verified(path) is None)]
+    shards = [path for context in _context_folders(Path(folder).expanduser()) for path in context.glob("*.safetensors")]
+    damaged = [path for path in sorted(shards) if _damaged(path)]
+    for path in damaged:
+        set_aside(path)
     return len(shards), damaged
+
+
+def _damaged(path: Path) -> bool:
+    state = peek(path).state
+    with contextlib.suppress(FileNotFoundError):
+        return state == "broken" or (state == "ok" and verified(path) is None)
+    return False
 
 
 def prune(folder: str | Path, *, older_than_days: float | None = None, dry_run: bool = False) -> tuple[int, int]:
     """Remove damaged shards and torn temporaries, and whole contexts that were not written for so many days.
 
-    Only files of ours are touched.
+    Only files with our names are touched.
 
     Args:
         folder: the cache folder.
@@ -71,23 +81,34 @@ def prune(folder: str | Path, *, older_than_days: float | None = None, dry_run: 
 
     Returns:
         (files, bytes) removed.
+
+    Raises:
+        CacheError: no such folder, or a file that cannot be removed.
     """
     count = size = 0
     for context in _context_folders(Path(folder).expanduser()):
-        old = older_than_days is not None and _age_in_days(context) > older_than_days
+        old = older_than_days is not None and (time.time() - _last_written(context)) / 86_400 > older_than_days
         for path in [path for path in context.iterdir() if _goes(path, whole=old)]:
             count, size = count + 1, size + path.stat().st_size
             if not dry_run:
-                path.unlink(missing_ok=True)
+                _remove(path)
         if old and not dry_run and not any(context.iterdir()):
             context.rmdir()
     return count, size
 
 
 def _goes(path: Path, *, whole: bool) -> bool:
-    torn = files.is_temporary(path.name) and time.time() - path.stat().st_mtime > 3600
-    ours = path.suffix == ".safetensors" or path.name == CONTEXT_NAME
-    return path.suffix == DAMAGED or torn or (whole and ours)
+    shard = _SHARD.fullmatch(path.name)
+    damaged = shard is not None and path.suffix == DAMAGED
+    ours = shard is not None or path.name == CONTEXT_NAME
+    return path.is_file() and (damaged or files.is_stale(path) or (whole and ours))
+
+
+def _remove(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise CacheError(f"{path} cannot be removed: {error.strerror}.") from error
 
 
 def _context_folders(folder: Path) -> list[Path]:
@@ -105,7 +126,8 @@ def _about(path: Path) -> dict[str, Any]:
 
 
 def _context(folder: Path) -> Context:
-    about, shards = _about(folder / CONTEXT_NAME), list(_shards(folder))
+    about = _about(folder / CONTEXT_NAME)
+    sizes = {path: _size(path) for path in sorted(folder.glob("*.safetensors"))}
     return Context(
         folder=folder,
         model_name=str(about.get("model_name", "")),
@@ -113,23 +135,23 @@ def _context(folder: Path) -> Context:
         adapter=about.get("adapter") is not None,
         dtype=str(about.get("dtype", "")),
         quantization=about.get("quantization"),
-        shards=len(shards),
-        rows=sum(len(peek(path)[1]) for path in shards),
-        bytes=sum(path.stat().st_size for path in shards),
+        shards=len(sizes),
+        rows=sum(len(peek(path).keys) for path in sizes),
+        bytes=sum(sizes.values()),
         damaged=len(list(folder.glob(f"*{DAMAGED}"))),
-        last_written=max((path.stat().st_mtime for path in folder.iterdir()), default=0.0),
+        last_written=_last_written(folder),
     )
 
 
-def _shards(folder: Path) -> Iterator[Path]:
-    yield from sorted(folder.glob("*.safetensors"))
+def _size(path: Path) -> int:
+    with contextlib.suppress(FileNotFoundError):  # pruned or set aside meanwhile
+        return path.stat().st_size
+    return 0
 
 
-def _foreign(path: Path) -> bool:
-    """A shard of another format is left alone; one that cannot be read at all is set aside by the look at it."""
-    names, _ = peek(path)
-    return not names and path.exists()
-
-
-def _age_in_days(folder: Path) -> float:
-    return (time.time() - max(path.stat().st_mtime for path in folder.iterdir())) / 86_400
+def _last_written(folder: Path) -> float:
+    times = [0.0]
+    for path in folder.iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            times.append(path.stat().st_mtime)
+    return max(times)
