@@ -91,6 +91,9 @@ def parse_config(text: str, *, name: str = CONFIG_NAME) -> dict[str, Any]:
             )
     if raw.get("bias") not in (None, "none"):
         raise AdapterError(f"{name} sets bias={raw['bias']!r}: LoRA with trained biases is not supported.")
+    for key in ("rank_pattern", "alpha_pattern"):
+        if not isinstance(raw.get(key) or {}, dict):
+            raise AdapterError(f"{name} sets {key}={raw[key]!r:.80}; an object of patterns is needed.")
     return {key: raw[key] for key in _KEPT if raw.get(key) is not None}
 
 
@@ -111,13 +114,13 @@ def _read_config(path: Path) -> dict[str, Any]:
             f"adapter_config.json not found in {path.parent}. Give the folder that "
             "download_and_convert_weights returned (it ends in peft_adapter), or a PEFT LoRA folder."
         )
-    config = parse_config(path.read_text(encoding="utf-8"))
+    config = parse_config(path.read_bytes().decode("utf-8", errors="replace"))
     if config.get("peft_type") != "LORA":
         raise AdapterError(f"{path} has peft_type={config.get('peft_type')!r}; only LORA is supported.")
     rank, alpha = config.get("r"), config.get("lora_alpha")
     if not isinstance(rank, int) or isinstance(rank, bool) or rank < 1:
         raise AdapterError(f"{path} has r={rank!r}; the rank must be a whole number of at least 1.")
-    if not isinstance(alpha, int | float) or isinstance(alpha, bool):
+    if not isinstance(alpha, int | float) or isinstance(alpha, bool) or not 0 < alpha < float("inf"):
         raise AdapterError(
             f"{path} has lora_alpha={alpha!r}. It scales the whole update and cannot be read from the "
             "weights: write the value used in training into the file."

@@ -13,6 +13,7 @@ from typing import Literal
 import src
 from src import machine
 from src.errors import CredentialsError
+from src.tinker.client import own_package_instead
 
 EXTRAS = {
     "bitsandbytes": ("quant", "8-bit and 4-bit models"),
@@ -67,26 +68,29 @@ def _import_package(folder: Path) -> Iterator[Finding]:
 
 def _packages() -> Iterator[Finding]:
     for package in _CORE:
-        try:
-            yield Finding(package, "ok", importlib.metadata.version(package))
-        except importlib.metadata.PackageNotFoundError:
+        version = _version(package)
+        if version is None:
             yield Finding(package, "wrong", f"not installed: pip install {package}")
+        else:
+            yield Finding(package, "ok", version)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def _extras() -> Iterator[Finding]:
     for package, (extra, purpose) in EXTRAS.items():
         spec = importlib.util.find_spec(package)
-        if spec is None:
+        if spec is not None and (notice := own_package_instead(spec.origin)):
+            yield Finding(package, "wrong", notice)
+        elif spec is None or (version := _version(package)) is None:
             yield Finding(package, "note", f"not installed; {purpose}: pip install 'llm-confidence-probing[{extra}]'")
-        elif spec.origin and Path(spec.origin).is_relative_to(Path(src.__file__).parent):
-            yield Finding(
-                package,
-                "wrong",
-                f"`import {package}` finds {spec.origin}, a part of this library, because {Path(src.__file__).parent} "
-                "is on sys.path. Take it off (do not start Python in that folder).",
-            )
         else:
-            yield Finding(package, "ok", importlib.metadata.version(package))
+            yield Finding(package, "ok", version)
 
 
 def _tinker_credentials() -> Finding:

@@ -1,5 +1,6 @@
 """A configuration from a file, a dictionary or another configuration, with settings changed on the way."""
 
+import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -33,7 +34,7 @@ def load_config(source: str | Path | Mapping[str, Any] | Config, overrides: Mapp
     elif isinstance(source, Mapping):
         values = {key: dict(value) if isinstance(value, Mapping) else value for key, value in source.items()}
     else:
-        values = read_yaml(Path(source).expanduser())
+        values = read_yaml(Path(os.path.expanduser(source)))  # noqa: PTH111 (Path.expanduser raises for an unknown user)
     for key, value in (overrides or {}).items():
         _override(values, key, value)
     _refuse_secrets(values)

@@ -54,6 +54,19 @@ for _tag, (_pattern, _first) in _RESOLVERS.items():
     _StrictLoader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"(?:{_pattern})$"), list(_first))
 
 
+class _Dumper(yaml.SafeDumper):
+    """Quotes whatever another reader of YAML, or the one above, would take for something else than text."""
+
+
+for _tag, (_pattern, _first) in _RESOLVERS.items():
+    _Dumper.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"(?:{_pattern})$"), list(_first))
+
+
+def write_yaml(values: Any) -> str:
+    """YAML text that `read_yaml` reads as the same values."""
+    return yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """The sections of a file. Raises ConfigError naming the line where it can."""
     try:
@@ -81,7 +94,9 @@ def parse_yaml(text: str, where: str) -> Any:
         raise ConfigError(f"{where} is not plain YAML: line {line}: {error.problem}.") from error
     except yaml.YAMLError as error:
         raise ConfigError(f"{where} is not plain YAML: {' '.join(str(error).split())}.") from error
+    except ValueError as error:
+        if isinstance(error, ConfigError):
+            raise ConfigError(f"{where}: {error}") from None
+        raise ConfigError(f"{where} holds a value that is none: {error}. Quote it if it is text.") from error
     except RecursionError as error:
         raise ConfigError(f"{where} is nested too deeply for a configuration.") from error
-    except ConfigError as error:
-        raise ConfigError(f"{where}: {error}") from None

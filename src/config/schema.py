@@ -247,4 +247,4 @@ class Config(Section):
 
 
 def _as_file_name(name: str) -> str:
-    return re.sub(r"[^\w.-]+", "-", name).strip(".-") or "experiment"
+    return re.sub(r"[^\w.-]+", "-", name).strip(".-")[:80] or "experiment"

@@ -6,14 +6,15 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from src import files, machine
 from src.config import Config, load_config
+from src.config.reading import write_yaml
 from src.errors import ConfigError, ProbingError, StorageError
 from src.pipeline.results import SCHEMA, git_commit, versions
 
 CONFIG, RESULTS, QUESTIONS, REPORT = "config.yaml", "results.json", "questions.csv", "report.html"
+_FIRST_LINE = "# Repeat this run: confprobe run config.yaml"
+_NEEDED = {"config", "data", "model", "name", "variants", "verdict"}
 
 
 def folder_state(config: Config) -> str:
@@ -22,12 +23,16 @@ def folder_state(config: Config) -> str:
     Raises:
         ConfigError: the folder holds another run (the difference is named), any run where run.if_exists is fail,
             or files that are not of a run.
+        StorageError: the folder cannot be looked into.
     """
     folder, rule = config.folder, config.run.if_exists
-    if folder.exists() and not folder.is_dir():
-        raise ConfigError(f"run.dir {folder} is a file. Choose another folder.")
-    if not (folder / CONFIG).is_file():
-        if strangers := _strangers(folder):
+    with writing(folder):
+        if folder.exists() and not folder.is_dir():
+            raise ConfigError(f"run.dir {folder} is a file. Choose another folder.")
+        strangers = _strangers(folder)
+        holds_run = _begins_like_ours(folder / CONFIG)
+    if not holds_run:
+        if strangers:
             raise ConfigError(
                 f"run.dir {folder} holds {strangers[0]!r}, so it is not the folder of a run. Choose another folder."
             )
@@ -48,34 +53,44 @@ def folder_state(config: Config) -> str:
 def claimed_folder(config: Config) -> Iterator[Path]:
     """Write the resolved configuration into the run's folder, then let the block prepare the run.
 
-    Where the block fails, the folder is left as it was found: a run that could not start is in nobody's way.
+    Where the block does not end well, the folder is left as it was found: a run that could not start is in nobody's
+    way. A run that is replaced is removed when the new one is ready to start.
 
     Raises:
         ConfigError: as `folder_state`.
         StorageError: the folder cannot be written.
     """
     state, folder = folder_state(config), config.folder
-    settings, existed = folder / CONFIG, folder.is_dir()
-    before = settings.read_text(encoding="utf-8") if settings.is_file() else None
-    with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        files.sweep_temporaries(folder)
-        files.write_text(settings, _as_yaml(config))
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    started = False
     try:
-        yield folder
-    except ProbingError:
-        with contextlib.suppress(OSError):
-            if before is not None:
-                files.write_text(settings, before)
-            else:
-                settings.unlink()
-                if not existed:
-                    folder.rmdir()
-        raise
-    if state == "replaced":
         with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            files.sweep_temporaries(folder)
+            if state == "new":
+                files.write_text(folder / CONFIG, _as_yaml(config))
+        yield folder
+        started = True
+    finally:
+        if not started and state == "new":
+            with contextlib.suppress(OSError):
+                (folder / CONFIG).unlink(missing_ok=True)
+                for path in made:
+                    path.rmdir()
+    with writing(folder):
+        if state == "replaced":
             for name in (RESULTS, QUESTIONS, REPORT):
                 (folder / name).unlink(missing_ok=True)
+        files.write_text(folder / CONFIG, _as_yaml(config))
+
+
+def check_still_ours(config: Config) -> None:
+    """Raise ConfigError where another run has taken the folder since this one started."""
+    if difference := _difference(config.folder / CONFIG, config):
+        raise ConfigError(
+            f"Another run took {config.folder} meanwhile ({difference}): nothing of this one was written. Run it again "
+            "with another run.dir; what it computed is in the cache."
+        )
 
 
 @contextlib.contextmanager
@@ -87,9 +102,16 @@ def writing(folder: Path) -> Iterator[None]:
         if isinstance(error, ProbingError):
             raise
         raise StorageError(
-            f"{folder.absolute()} cannot be written: {error.strerror or error} "
-            f"({machine.in_words(machine.free_disk(folder))} are free there). Choose another run.dir, or make room."
+            f"{folder.absolute()} cannot be used: {error.strerror or error}{_room(folder)}. Choose another run.dir, or "
+            "make room."
         ) from error
+
+
+def _room(folder: Path) -> str:
+    try:
+        return f" ({machine.in_words(machine.free_disk(folder))} are free there)"
+    except OSError:
+        return ""
 
 
 def read_results(folder: str | Path) -> dict[str, Any]:
@@ -108,6 +130,8 @@ def read_results(folder: str | Path) -> dict[str, Any]:
     schema = results.get("schema") if isinstance(results, dict) else None
     if schema != SCHEMA:
         raise ConfigError(f"{path} has schema {schema!r}, and this version reads {SCHEMA}. Run it again.")
+    if missing := _NEEDED - results.keys():
+        raise ConfigError(f"{path} lacks {min(missing)!r}, so it is not the whole of a run. Run it again.")
     return results
 
 
@@ -122,9 +146,12 @@ def write_report(folder: str | Path, results: Mapping[str, Any]) -> Path:
 
 
 def _strangers(folder: Path) -> list[str]:
-    """Files that no run leaves behind; a torn temporary of ours is none."""
-    names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
-    return [name for name in names if not files.is_temporary(name)]
+    """Files that no run leaves behind. Hidden ones (a torn temporary of ours, a file manager's) do not count."""
+    return sorted(path.name for path in folder.iterdir() if path.name[0] != ".") if folder.is_dir() else []
+
+
+def _begins_like_ours(path: Path) -> bool:
+    return path.is_file() and path.read_bytes().startswith(_FIRST_LINE.encode())
 
 
 def _difference(path: Path, config: Config) -> str:
@@ -140,8 +167,8 @@ def _difference(path: Path, config: Config) -> str:
 
 
 def _flat(config: Config) -> dict[str, Any]:
-    """Every setting that the numbers depend on, as {"data.limit": 7}."""
-    values = config.model_dump(mode="json", exclude={"run"})
+    """Every setting that makes it this run, as {"data.limit": 7}: all but where and how the work is done."""
+    values = config.model_dump(mode="json", exclude={"run": True, "extraction": {"cache_dir"}})
     flat: dict[str, Any] = {}
     for section, settings in values.items():
         flat |= {f"{section}.{key}": value for key, value in (settings or {}).items()}
@@ -151,5 +178,4 @@ def _flat(config: Config) -> dict[str, Any]:
 def _as_yaml(config: Config) -> str:
     """The whole configuration, below what else the numbers depend on."""
     about = ", ".join(f"{package} {version}" for package, version in versions().items())
-    body = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-    return f"# Repeat this run: confprobe run {CONFIG}\n# git {git_commit()}; {about}\n{body}"
+    return f"{_FIRST_LINE}\n# git {git_commit()}; {about}\n{write_yaml(config.model_dump(mode='json'))}"

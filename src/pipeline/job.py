@@ -12,7 +12,7 @@ from typing import Any
 from src import files
 from src.config import Config, load_config
 from src.pipeline.asking import Asked, ask
-from src.pipeline.folder import QUESTIONS, REPORT, RESULTS, claimed_folder, write_report, writing
+from src.pipeline.folder import QUESTIONS, REPORT, RESULTS, check_still_ours, claimed_folder, write_report, writing
 from src.pipeline.judging import Judge, compare
 from src.pipeline.plan import Plan, make_plan
 from src.pipeline.probing import Probed, fit_scorers
@@ -113,6 +113,7 @@ def run(config: str | Path | Mapping[str, Any] | Config) -> RunResult:
     }
     table = questions_csv(questions.examples, splits, asked, probed)
     with clock.stage("report"):
+        check_still_ours(config)
         return _publish(folder, results, table, clock, started)
 
 

@@ -62,9 +62,10 @@ def make_plan(config: Config) -> Plan:
         ProbingError: what would have stopped the run later.
     """
     if config.conversion:
-        from src.tinker.download import check_source
+        from src.tinker.download import check_source, is_converted
 
-        check_source(config.conversion[0])
+        if not is_converted(config.conversion[0], config.model.name, config.conversion[1]):
+            check_source(config.conversion[0])
     questions = load_questions(config.data)
     splits = split_examples(questions.examples, seed=config.experiment.seed)
     if not splits.test.size:

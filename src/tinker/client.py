@@ -14,7 +14,7 @@ from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import Any, TypeVar
 
-from src.errors import CredentialsError, DownloadError, MissingExtraError
+from src.errors import CredentialsError, DownloadError, MissingExtraError, ProbingError
 from src.tinker.credentials import check_credentials
 from src.tinker.transfer import RemoteFile
 
@@ -40,8 +40,8 @@ class TinkerClient:
         self.timeout, self.build_timeout = timeout, build_timeout
         # Named, not left to the SDK to look up: it shares connections between clients of the same argument, so a key
         # that was replaced in the environment would go unnoticed.
-        command = self.credentials == "TINKER_CREDENTIAL_CMD"
-        self._api_key = None if command else api_key or os.environ.get("TINKER_API_KEY")
+        named = os.environ.get("TINKER_API_KEY") if self.credentials == "TINKER_API_KEY" else None
+        self._api_key = api_key or named
         self._sdk = _import_sdk()
 
     def __repr__(self) -> str:
@@ -164,9 +164,18 @@ class TinkerClient:
             raise DownloadError(f"Tinker could not be reached while {what}. Check the network.") from error
         except sdk.TinkerError as error:
             text = _without_queries(str(error))
+            # Without the cause: its own text may hold what was left out here.
             if "api_key" in text or "CREDENTIAL_CMD" in text:
-                raise CredentialsError(f"The credentials from {self.credentials} do not work: {text}") from error
-            raise DownloadError(f"Tinker failed while {what}: {text:.300}") from error
+                raise CredentialsError(f"The credentials from {self.credentials} do not work: {text}") from None
+            raise DownloadError(f"Tinker failed while {what}: {text:.300}") from None
+        except (ValueError, RuntimeError) as error:
+            if isinstance(error, ProbingError):
+                raise
+            # Such as a stored login that the SDK cannot read: its message repeats the key.
+            raise DownloadError(
+                f"The Tinker SDK failed with {type(error).__name__} while {what}, with credentials from "
+                f"{self.credentials}. If that is a stored login, log in again with `tinker auth login`."
+            ) from None
 
 
 def _result(value: Any, timeout: float) -> Any:
@@ -186,9 +195,17 @@ def _import_sdk() -> Any:
         raise MissingExtraError(
             "The Tinker SDK is not installed. Install it with: pip install 'llm-confidence-probing[tinker]'"
         ) from error
-    if Path(tinker.__file__ or "").resolve().is_relative_to(Path(__file__).resolve().parents[1]):
-        raise MissingExtraError(
-            f"`import tinker` finds {tinker.__file__}, a part of this library, instead of the Tinker SDK, because "
-            f"{Path(__file__).resolve().parents[1]} is on sys.path. Take it off (do not start Python in that folder)."
-        )
+    if notice := own_package_instead(tinker.__file__):
+        raise MissingExtraError(notice)
     return tinker
+
+
+def own_package_instead(found: str | None) -> str:
+    """A sentence where `import tinker` found this folder of ours and not the SDK; "" otherwise."""
+    room = Path(__file__).resolve().parents[1]
+    if not found or not Path(found).resolve().is_relative_to(room):
+        return ""
+    return (
+        f"`import tinker` finds {found}, a part of this library, instead of the Tinker SDK, because {room} is on "
+        "sys.path. Take it off (do not start Python in that folder)."
+    )

@@ -5,6 +5,7 @@ Source of the names: tinker-cookbook's `weights` package and the PEFT behaviour 
 """
 
 import logging
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -93,7 +94,7 @@ def _peft_name(name: str, shape: tuple[int, ...]) -> str:
 def _rebuilt_config(
     path: Path, tensors: Mapping[str, Any], base_model_name: str, lora_alpha: float | None, assumed_alpha: float | None
 ) -> tuple[dict[str, Any], str]:
-    given = parse_config(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    given = parse_config(path.read_bytes().decode("utf-8", errors="replace")) if path.is_file() else {}
     modules = module_names(tensors)
     ranks = {module: tensors[f"{PREFIX}{module}.lora_A.weight"].shape[0] for module in modules
              if f"{PREFIX}{module}.lora_A.weight" in tensors}  # fmt: skip
@@ -108,6 +109,8 @@ def _rebuilt_config(
             )
         alpha, source = assumed_alpha, "assumed"
         log.warning("%s: lora_alpha=%s is assumed. Pass lora_alpha=... if you know better.", lacking, alpha)
+    if not isinstance(alpha, int | float) or isinstance(alpha, bool) or not 0 < alpha < math.inf:
+        raise AdapterError(f"lora_alpha is {alpha!r}; a number above 0 is needed.")
     config = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",

@@ -52,6 +52,6 @@ def check_credentials(api_key: str | None = None) -> str:
 def _has_login(path: Path) -> bool:
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
-        return stored["default"] in stored["keys"]
+        return bool(stored["keys"][stored["default"]]["key"])
     except (OSError, ValueError, KeyError, TypeError):
         return False

@@ -3,6 +3,7 @@
 A signed address is as good as the file: it is fetched without our credentials, and never shown or kept.
 """
 
+import contextlib
 import datetime
 import urllib.error
 import urllib.parse
@@ -38,19 +39,21 @@ def fetch(file: RemoteFile, destination: Path) -> None:
         DownloadError: no connection, a refusal, no bytes for 60 seconds, or an address that is not https.
         IntegrityError: fewer or more bytes than promised.
     """
-    _check_address(file.url, file.name)
-    request = urllib.request.Request(file.url, headers={"Accept-Encoding": "identity"})  # noqa: S310 (checked)
     opener = urllib.request.build_opener(_SafeRedirects(file.name))
     try:
+        _check_address(file.url, file.name)
+        request = urllib.request.Request(file.url, headers={"Accept-Encoding": "identity"})  # noqa: S310 (checked)
         with opener.open(request, timeout=STALL_SECONDS) as response:
             _copy(response, file.name, destination)
     except urllib.error.HTTPError as error:
+        error.close()
         hint = " The signed address has expired: call again for a new one." if error.code == 403 else ""
         raise DownloadError(f"{file.name} could not be downloaded: HTTP status {error.code}.{hint}") from None
-    except (OSError, HTTPException) as error:
+    except (OSError, HTTPException, ValueError) as error:
         if isinstance(error, DownloadError):
             raise
-        reason = getattr(error, "reason", error)
+        # Messages about an address repeat it: only what the network or the disk says is shown.
+        reason = getattr(error, "reason", error) if isinstance(error, OSError) else type(error).__name__
         raise DownloadError(f"{file.name} could not be downloaded: {reason}. Call again.") from None
 
 
@@ -81,11 +84,17 @@ class _SafeRedirects(urllib.request.HTTPRedirectHandler):
         self.name = name
 
     def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
-        _check_address(newurl, self.name)
+        with contextlib.closing(fp) if not _is_safe(newurl) else contextlib.nullcontext():
+            _check_address(newurl, self.name)
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
 def _check_address(url: str, name: str) -> None:
+    if not _is_safe(url):
+        scheme = urllib.parse.urlsplit(url).scheme
+        raise DownloadError(f"The address of {name} begins with {scheme}:, and only https: is followed.")
+
+
+def _is_safe(url: str) -> bool:
     parts = urllib.parse.urlsplit(url)
-    if parts.scheme != "https" and not (parts.scheme == "http" and parts.hostname in _LOOPBACK):
-        raise DownloadError(f"The address of {name} begins with {parts.scheme}:, and only https: is followed.")
+    return parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in _LOOPBACK)

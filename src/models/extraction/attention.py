@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface
 
@@ -50,7 +50,7 @@ class Segments:
 
 
 @contextlib.contextmanager
-def packed_attention(model: nn.Module) -> Iterator[None]:
+def packed_attention(model: Any) -> Iterator[None]:
     """Let every attention layer of `model` call this module's kernel until the block ends."""
     before = model.config._attn_implementation
     AttentionInterface.register(NAME, _attend)
