@@ -37,7 +37,7 @@ def configuration(args: argparse.Namespace) -> dict[str, Any]:
         "model": {"name": args.base_model, "quantization": args.quantization, "tinker_lora_path": args.adapter},
         "data": {"name": args.data, "path": args.path, "category": args.category, "limit": args.limit},
         "extraction": {"layers": args.layers or "all", "cache_dir": f"cache/{name}"},
-        "run": {"dir": args.output_dir or f"runs/{name}"},
+        "run": {"dir": args.output_dir or f"runs/{name}", "if_exists": args.if_exists},
     }
     if args.checkpoint:
         config["tinker"] = {"checkpoint_path": args.checkpoint, "output_dir": args.weights_dir or f"weights/{name}"}
@@ -58,6 +58,8 @@ def parsed_arguments() -> argparse.Namespace:
     parser.add_argument("--quantization", choices=["8bit", "4bit"])
     parser.add_argument("--weights-dir", help="where a checkpoint is converted to; default: weights/DATA-MODEL")
     parser.add_argument("--output-dir", help="where the results go; default: runs/DATA-MODEL")
+    parser.add_argument("--if-exists", choices=["resume", "replace", "fail"], default="resume",
+                        help="what to do where that folder holds a run (run.if_exists)")  # fmt: skip
     return parser.parse_args()
 
 

@@ -75,7 +75,7 @@ def _run(settings: Any, *, as_json: bool) -> None:
     from src.report import print_report
 
     print_report(result.results)
-    typer.echo(f"Report: {result.folder / 'report.html'}\nResults: {result.folder / 'results.json'}")
+    typer.echo(f"Report: {result.report}\nResults: {result.folder}")
 
 
 def _dry_run(settings: Any, *, as_json: bool) -> None:
@@ -110,7 +110,7 @@ def report(
 
 @app.command()
 def download(
-    checkpoint: Annotated[str, typer.Argument(help="A Tinker checkpoint archive (.tar, .tar.gz).")],
+    checkpoint: Annotated[str, typer.Argument(help="tinker://RUN/external_weights/NAME, or a local .tar or .tar.gz.")],
     base_model: Annotated[str, typer.Argument(help="The model it was trained on: a hub id or a folder.")],
     output_dir: Annotated[str, typer.Argument(help="Gets peft_adapter/ and checkpoint_info.json.")],
     lora_alpha: Annotated[
@@ -204,12 +204,12 @@ def cache_verify(folder: CacheFolder = Path("cache"), as_json: Json = False) -> 
 def cache_prune(
     folder: CacheFolder = Path("cache"),
     older_than: Annotated[
-        float | None, typer.Option(metavar="DAYS", help="Also what was not written for so many days.")
+        float | None, typer.Option(metavar="DAYS", min=0, help="Also what was not written for so many days.")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Remove damaged shards and torn temporaries, and with --older-than what is not used any more."""
+    """Remove damaged shards and torn temporaries, and with --older-than what was not written for long."""
     from src import machine
     from src.models.extraction.maintenance import prune
 

@@ -6,6 +6,7 @@ from pathlib import Path
 # The limit of a container: version 2 and version 1 of Linux control groups.
 _LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 _USED = (Path("/sys/fs/cgroup/memory.current"), Path("/sys/fs/cgroup/memory/memory.usage_in_bytes"))
+_STATISTICS = Path("/sys/fs/cgroup/memory.stat")
 _MEMINFO = Path("/proc/meminfo")
 
 
@@ -13,7 +14,8 @@ def free_memory() -> int | None:
     """Bytes that can still be used before the machine or its container is full; None where it does not say."""
     system = _meminfo("MemAvailable")
     limit, used = _first_number(_LIMITS), _first_number(_USED)
-    contained = limit - used if limit is not None and used is not None else None
+    # What the container counts as used holds files that were read and can be dropped at any moment.
+    contained = limit - used + _droppable() if limit is not None and used is not None else None
     known = [value for value in (system, contained) if value is not None]
     return min(known) if known else None
 
@@ -34,6 +36,14 @@ def in_words(n_bytes: int) -> str:
             break
         size, unit = size / 1000, bigger
     return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+
+
+def _droppable() -> int:
+    try:
+        lines = _STATISTICS.read_text(encoding="ascii").splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) for line in lines if line.startswith("inactive_file ")), 0)
 
 
 def _meminfo(key: str) -> int | None:

@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from src.config import Config, load_config, parse_override
+from src.config.reading import write_yaml
 from src.errors import ConfigError
 
 BASE = {"model": {"name": "m"}, "data": {"name": "mmlu"}, "run": {"dir": "r"}}
@@ -110,7 +111,7 @@ def test_yaml_that_could_surprise_is_refused(tmp_path, text, message):
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path):
-    for path in (tmp_path / "none.yaml", tmp_path, "a\0b"):
+    for path in (tmp_path / "none.yaml", tmp_path, "a\0b", "~nobody-of-that-name/c.yaml"):
         with pytest.raises(ConfigError, match="cannot be read"):
             load_config(path)
     (tmp_path / "latin.yaml").write_bytes("model: {name: é}".encode("latin-1"))
@@ -149,9 +150,10 @@ def test_text_that_looks_like_something_else_stays_text_where_text_is_meant(text
     [
         ("tinker.api_key", "tml-abcdefgh12345678"),
         ("api_key", "x"),
-        ("model.hf_token", "hf_abcdefgh12345678"),
-        ("model.revision", "hf_abcdefgh12345678"),
+        ("model.hf_token", "hf_abcdefgh12345678abcdefgh12345678"),
+        ("model.revision", "hf_abcdefgh12345678abcdefgh12345678"),
         ("tinker.checkpoint_path", "https://files.example/a.tar?X-Amz-Signature=deadbeef"),
+        ("data.path", "https://somebody:abcdefgh@files.example/a.jsonl"),
     ],
 )
 def test_a_secret_is_refused_without_being_repeated(key, value):
@@ -161,6 +163,27 @@ def test_a_secret_is_refused_without_being_repeated(key, value):
     assert "TINKER_API_KEY" in str(refused.value)
     assert "abcdefgh" not in str(refused.value)
     assert "deadbeef" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "name", ["multitask-finetuned-model", "task-vectors-baseline", "my_hf_transformers_x1", "disk-x"]
+)
+def test_an_ordinary_name_is_no_secret(name):
+    assert load_config(BASE, {"experiment.name": name, "model.name": f"org/{name}"}).experiment.name == name
+
+
+@pytest.mark.parametrize(
+    "text", ["12e4567", "1e5", "1.5e3", "-.5", "no", "010", "2024-01-31", "~x", "null", "a: b", "é"]
+)
+def test_what_is_written_is_read_back_as_the_same(tmp_path, text):
+    config = load_config(BASE, {"model.revision": text, "experiment.name": text})
+    (tmp_path / "c.yaml").write_text(write_yaml(config.model_dump(mode="json")), encoding="utf-8")
+    assert load_config(tmp_path / "c.yaml") == config
+
+
+def test_numbers_too_long_to_read_are_refused():
+    with pytest.raises(ConfigError, match="holds a value that is none"):
+        parse_override(f"data.limit={'9' * 5000}")
 
 
 def test_home_is_expanded_and_a_run_without_a_folder_gets_one_by_its_name(monkeypatch):

@@ -83,6 +83,46 @@ def test_a_folder_of_something_else_is_not_written_to(settings, tmp_path):
         run(settings | {"run": {"dir": str(tmp_path / "file")}})
 
 
+@pytest.mark.parametrize("rule", ["resume", "replace"])
+def test_a_configuration_of_the_users_is_not_taken_for_a_runs(settings, tmp_path, rule):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "config.yaml").write_text("# my notes\nmodel: {name: m}\n")
+    (folder / "questions.csv").write_text("mine")
+    with pytest.raises(ConfigError, match=r"holds 'config\.yaml', so it is not the folder of a run"):
+        run(settings | {"run": {"dir": str(folder), "if_exists": rule}})
+    assert (folder / "config.yaml").read_text().startswith("# my notes")
+    assert (folder / "questions.csv").read_text() == "mine"
+
+
+def test_an_interrupt_while_planning_leaves_the_folder_as_it_was(settings, tmp_path):
+    nested = settings | {"run": {"dir": str(tmp_path / "a" / "b")}}
+    with pytest.raises(KeyboardInterrupt), claimed_folder(load_config(nested)):
+        raise KeyboardInterrupt
+    assert not (tmp_path / "a").exists()
+    run(settings)
+    before = {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()}
+    other = load_config(settings, {"experiment.seed": 7, "run.if_exists": "replace"})
+    with pytest.raises(KeyboardInterrupt), claimed_folder(other):
+        raise KeyboardInterrupt
+    assert {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()} == before
+
+
+def test_a_run_whose_folder_was_taken_meanwhile_publishes_nothing(settings, tmp_path, monkeypatch):
+    from src.pipeline import job
+
+    def taken(*arguments, **options):
+        with claimed_folder(load_config(settings, {"experiment.seed": 7, "run.if_exists": "replace"})):
+            pass
+        return fit(*arguments, **options)
+
+    fit = job.fit_scorers
+    monkeypatch.setattr(job, "fit_scorers", taken)
+    with pytest.raises(ConfigError, match="Another run took"):
+        run(settings)
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["config.yaml"]
+
+
 def test_what_a_killed_process_tore_is_no_obstacle_and_is_swept_later(settings, tmp_path):
     (tmp_path / "run").mkdir()
     torn = [tmp_path / "run" / f".config.yaml.{n}.0123456789ab.tmp" for n in (1, 2)]
@@ -96,7 +136,9 @@ def test_what_a_killed_process_tore_is_no_obstacle_and_is_swept_later(settings, 
 
 def test_another_versions_configuration_is_not_guessed_at(settings, tmp_path):
     (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "config.yaml").write_text("model: {name: m}\nfuture: {key: 1}\n")
+    (tmp_path / "run" / "config.yaml").write_text(
+        "# Repeat this run: confprobe run config.yaml\nmodel: {name: m}\nfuture: {key: 1}\n"
+    )
     with pytest.raises(ConfigError, match=r"was written by another version .*Unknown key 'future'"):
         run(settings)
 

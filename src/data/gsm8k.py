@@ -58,19 +58,19 @@ class GSM8KDataset(ExampleDataset):
         return [(prompts.free_answer(question), answer) for question, answer in first]
 
     def _rows(self, split: str) -> Iterator[tuple[str, str]]:
-        for number, row in enumerate(self._raw_rows(split)):
-            try:
-                yield row["question"], row["answer"]
-            except KeyError as error:
-                raise DataError(f"GSM8K {split}, row {number + 1}: no field {error}.") from error
+        for number, row in self._raw_rows(split):
+            question, answer = row.get("question"), row.get("answer")
+            if not isinstance(question, str) or not isinstance(answer, str):
+                raise DataError(f"GSM8K {split}, row {number}: question and answer must be texts, found {row!r:.120}.")
+            yield question, answer
 
-    def _raw_rows(self, split: str) -> Iterator[dict[str, Any]]:
+    def _raw_rows(self, split: str) -> Iterator[tuple[int, dict[str, Any]]]:
         if self.path is not None and (file := Path(self.path) / f"{split}.jsonl").is_file():
-            yield from (row for _, row in read_jsonl(file))
+            yield from read_jsonl(file)
         else:
             from src.data.hub import load_rows
 
-            yield from load_rows(str(self.path or HUB_NAME), "main", split)
+            yield from enumerate(load_rows(str(self.path or HUB_NAME), "main", split), 1)
 
 
 def final_answer(solution: str) -> str:

@@ -34,6 +34,8 @@ def _row(path: Path, number: int, line: str) -> dict[str, Any]:
         raise row_error(path, number, f"not JSON ({error.msg} at column {error.colno})") from error
     except UnicodeEncodeError as error:
         raise row_error(path, number, "half of a surrogate pair (\\ud800 to \\udfff), which is no character") from error
+    except ValueError as error:
+        raise row_error(path, number, f"not JSON ({error})") from error
     except RecursionError as error:
         raise row_error(path, number, "nested too deeply") from error
     if not isinstance(row, dict):

@@ -101,6 +101,15 @@ def _checked_hub_row(row: dict[str, Any]) -> Row:
         ) from error
 
 
+def _numbered(reader: Iterator[list[str]], path: Path) -> Iterator[tuple[int, list[str]]]:
+    number = 0
+    try:
+        for number, fields in enumerate(reader, 1):
+            yield number, fields
+    except csv.Error as error:
+        raise DataError(f"{path.name}, after row {number}: not CSV ({error}).") from error
+
+
 def _broken(text: str) -> bool:
     """Whether bytes that are not UTF-8 were carried over into `text`."""
     return any("\udc80" <= character <= "\udcff" for character in text)
@@ -114,7 +123,7 @@ def _csv_rows(folder: Path, part: str) -> Iterator[Row]:
     for path in paths:
         subject = path.stem.removesuffix(f"_{part}")
         with path.open(encoding="utf-8", newline="", errors="surrogateescape") as file:
-            for number, fields in enumerate(csv.reader(file), start=1):
+            for number, fields in _numbered(csv.reader(file), path):
                 if any(not field.isascii() and _broken(field) for field in fields):
                     raise DataError(f"{path.name}, row {number}: not UTF-8 text. Save the file as UTF-8.")
                 if len(fields) != 6 or fields[5] not in LETTERS[:4]:

@@ -11,7 +11,15 @@ import torch
 from torch import nn
 
 from src.adapters import PREFIX, WEIGHTS_NAME, Adapter, check_against_base, read_adapter, read_tensors
-from src.errors import AdapterError, ConfigError, CredentialsError, DownloadError, MissingExtraError, ModelError
+from src.errors import (
+    AdapterError,
+    ConfigError,
+    CredentialsError,
+    DownloadError,
+    MissingExtraError,
+    ModelError,
+    ProbingError,
+)
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +77,7 @@ class ModelLoader:
             model = attach_adapter(model, adapter)
         return model.eval(), tokenizer
 
-    def skeleton(self, quantization: Quantization | None = None) -> Any:
+    def skeleton(self) -> Any:
         """The model without its weights (on the meta device): everything that can be found wrong before loading.
 
         Reads the configuration only, so it takes a moment where loading takes minutes. An adapter is checked
@@ -78,7 +86,7 @@ class ModelLoader:
         Raises:
             as `load`.
         """
-        return self._check(self._one_quantization(quantization))[0]
+        return self._check(self._one_quantization(None))[0]
 
     def _one_quantization(self, argument: Quantization | None) -> Quantization | None:
         if argument and self.quantization and argument != self.quantization:
@@ -115,8 +123,15 @@ class ModelLoader:
 
         with self._loading_errors():
             tokenizer = AutoTokenizer.from_pretrained(self.model_name, **self._where())
-            model = AutoModelForCausalLM.from_pretrained(
-                self.model_name, dtype=self._torch_dtype(), **self._where(), **_placement(quantization)
+            loading: Any = AutoModelForCausalLM.from_pretrained(
+                self.model_name, dtype=self._torch_dtype(), output_loading_info=True,
+                **self._where(), **_placement(quantization),
+            )  # fmt: skip
+        model, loaded = loading
+        if missing := sorted(loaded["missing_keys"]):
+            raise ModelError(
+                f"{self.model_name} has no weights for {len(missing)} tensors that its config.json asks for, the first "
+                f"{missing[0]!r}: they would be random. Download the model again, or mend config.json."
             )
         return model, tokenizer
 
@@ -125,12 +140,23 @@ class ModelLoader:
 
     @contextlib.contextmanager
     def _loading_errors(self) -> Iterator[None]:
-        from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError
+        from huggingface_hub.errors import (
+            GatedRepoError,
+            HfHubHTTPError,
+            LocalEntryNotFoundError,
+            StrictDataclassError,
+        )
         from safetensors import SafetensorError
 
         try:
             yield
-        except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
+        # A configuration from elsewhere may be wrong in any way, and transformers checks little of it itself.
+        except (
+            OSError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError, ImportError,
+            SafetensorError, StrictDataclassError,
+        ) as error:  # fmt: skip
+            if isinstance(error, ProbingError):
+                raise
             cause = error.__cause__ or error
             if isinstance(cause, GatedRepoError):
                 raise CredentialsError(

@@ -14,7 +14,7 @@ from src.config import Config, load_config
 from src.pipeline.asking import Asked, ask
 from src.pipeline.folder import QUESTIONS, REPORT, RESULTS, check_still_ours, claimed_folder, write_report, writing
 from src.pipeline.judging import Judge, compare
-from src.pipeline.plan import Plan, make_plan
+from src.pipeline.plan import Plan, make_plan, model_loader
 from src.pipeline.probing import Probed, fit_scorers
 from src.pipeline.results import (
     SCHEMA,
@@ -42,10 +42,15 @@ class RunResult:
         """The answer in sentences."""
         return list(self.results["verdict"])
 
+    @property
+    def report(self) -> Path:
+        """The page to look at."""
+        return self.folder / REPORT
+
     def _repr_html_(self) -> str:
         from src.report import render_summary
 
-        return render_summary(self.results, str(self.folder / REPORT))
+        return render_summary(self.results, str(self.report))
 
     def __repr__(self) -> str:
         return f"RunResult({str(self.folder)!r}: {self.results['verdict'][0]})"
@@ -86,10 +91,10 @@ def run(config: str | Path | Mapping[str, Any] | Config) -> RunResult:
         log.warning(note)
     questions, splits = plan.questions, plan.splits
     with clock.stage("weights"):
-        adapter = prepare_adapter(config)
-        model, tokenizer = _load(config, adapter)
+        adapter = _prepare_adapter(config)
+        model, tokenizer = model_loader(config, adapter).load()
     with clock.stage("answers and states"):
-        asked = ask_all(model, tokenizer, plan, config)
+        asked = _ask_all(model, tokenizer, plan, config)
     facts = {"name": config.model.name, "adapter": adapter, "parameters": plan.parameters}
     del model
     seed = config.experiment.seed
@@ -99,7 +104,7 @@ def run(config: str | Path | Mapping[str, Any] | Config) -> RunResult:
         }
     with clock.stage("metrics"):
         judge = Judge.of(questions.examples, splits.test, splits.groups, config.evaluation, seed)
-        numbers = judge_all(judge, asked, probed)
+        numbers = _judge_all(judge, asked, probed)
     results = {
         "schema": SCHEMA,
         "name": config.experiment.name,
@@ -117,7 +122,7 @@ def run(config: str | Path | Mapping[str, Any] | Config) -> RunResult:
         return _publish(folder, results, table, clock, started)
 
 
-def prepare_adapter(config: Config) -> str | None:
+def _prepare_adapter(config: Config) -> str | None:
     """The adapter folder, converted from the checkpoint first if the configuration asks for that."""
     if config.conversion:
         from src.tinker import download_and_convert_weights
@@ -127,15 +132,7 @@ def prepare_adapter(config: Config) -> str | None:
     return config.adapter_folder
 
 
-def _load(config: Config, adapter: str | None) -> tuple[Any, Any]:
-    from src.models import ModelLoader
-
-    model = config.model
-    loader = ModelLoader(model.name, adapter, model.quantization, dtype=model.dtype, revision=model.revision)
-    return loader.load()
-
-
-def ask_all(model: Any, tokenizer: Any, plan: Plan, config: Config) -> dict[str, Asked]:
+def _ask_all(model: Any, tokenizer: Any, plan: Plan, config: Config) -> dict[str, Asked]:
     """Ask the base model and, with an adapter, the tuned one: one loaded model, the adapter switched."""
 
     def asked(label: str) -> Asked:
@@ -148,7 +145,7 @@ def ask_all(model: Any, tokenizer: Any, plan: Plan, config: Config) -> dict[str,
     return {"base": base, "tuned": asked("tuned")}
 
 
-def judge_all(judge: Judge, asked: Mapping[str, Asked], probed: Mapping[str, Probed]) -> dict[str, Any]:
+def _judge_all(judge: Judge, asked: Mapping[str, Asked], probed: Mapping[str, Probed]) -> dict[str, Any]:
     """Numbers of each model, and tuned against base where there are both."""
     judged = {name: judge.variant(one, probed[name]) for name, one in asked.items()}
     variants = {name: asking_facts(one) | judged[name].numbers for name, one in asked.items()}

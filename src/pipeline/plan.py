@@ -70,7 +70,7 @@ def make_plan(config: Config) -> Plan:
     splits = split_examples(questions.examples, seed=config.experiment.seed)
     if not splits.test.size:
         raise ConfigError(f"None of {len(questions.examples)} questions fell into the test split: use more of them.")
-    skeleton = load_skeleton(config)
+    skeleton = model_loader(config, None if config.conversion else config.adapter_folder).skeleton()
     layers, width = _layers(config, skeleton)
     variants = 1 if config.adapter_folder is None else 2
     sizes = [(p.numel(), p.element_size()) for p in skeleton.parameters()]
@@ -88,13 +88,12 @@ def make_plan(config: Config) -> Plan:
     )
 
 
-def load_skeleton(config: Config) -> Any:
-    """The model without weights; an adapter that lies there already is checked against it."""
+def model_loader(config: Config, adapter: str | None) -> Any:
+    """The loader of the configured model, with the adapter that lies in this folder."""
     from src.models import ModelLoader
 
     model = config.model
-    adapter = None if config.conversion else config.adapter_folder
-    return ModelLoader(model.name, adapter, model.quantization, dtype=model.dtype, revision=model.revision).skeleton()
+    return ModelLoader(model.name, adapter, model.quantization, dtype=model.dtype, revision=model.revision)
 
 
 def _layers(config: Config, skeleton: Any) -> tuple[tuple[str, ...], int]:

@@ -6,6 +6,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from src.machine import in_words
 
@@ -15,7 +16,7 @@ _STATES = {
     "finished": "holds this run, finished: it is evaluated again, from the cache where there is one",
     "replaced": "holds a run, which is replaced",
 }
-_MARKS = {"ok": "[green]ok[/green]", "note": "[yellow]note[/yellow]", "wrong": "[red]wrong[/red]"}
+_COLOURS = {"ok": "green", "note": "yellow", "wrong": "red"}
 
 
 def print_plan(facts: Mapping[str, Any], *, console: Console | None = None) -> None:
@@ -45,7 +46,7 @@ def print_findings(findings: Sequence[Any], *, console: Console | None = None) -
     """What `doctor` found (`src.doctor.Finding`)."""
     table = _table()
     for finding in findings:
-        table.add_row(_MARKS[finding.state], finding.name, finding.text)
+        table.add_row(Text(finding.state, style=_COLOURS[finding.state]), finding.name, finding.text)
     (console or _console()).print(table)
 
 
@@ -70,4 +71,4 @@ def _table() -> Table:
 
 
 def _console() -> Console:
-    return Console(width=max(120, Console().width), highlight=False)
+    return Console(width=max(120, Console().width), highlight=False, markup=False, emoji=False)

@@ -14,18 +14,18 @@ WIDTH = 96  # what the widest table needs
 
 def print_report(results: Mapping[str, Any], *, console: Console | None = None) -> None:
     """Print data, scores per model, what changed, and the verdict."""
-    console = console or Console(width=max(WIDTH, Console().width))
+    console = console or Console(width=max(WIDTH, Console().width), markup=False, emoji=False)
     data = results["data"]
     split = ", ".join(f"{name} {n:,}" for name, n in data["splits"].items())
-    console.print(
-        f"\n[bold]{results['name']}[/bold]: {data['n']:,} questions ({split}), model {results['model']['name']}"
-    )
+    console.print()
+    console.print(results["name"], style="bold", end="")
+    console.print(f": {data['n']:,} questions ({split}), model {results['model']['name']}")
     for name, variant in results["variants"].items():
         _print_notes(console, name, variant)
         console.print(_scores_table(name, variant))
     if any(variant["tags"] for variant in results["variants"].values()):
         console.print(_tags_table(results["variants"]))
-    console.print("[bold]Verdict[/bold]")
+    console.print("Verdict", style="bold")
     for sentence in results["verdict"]:
         console.print(f"  • {sentence}", highlight=False)
     seconds = results.get("seconds", {})
