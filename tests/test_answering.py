@@ -120,3 +120,67 @@ def test_the_token_limit_is_flagged_and_the_context_respected(model, tokenizer):
     assert answers.finished.tolist() in ([False], [True])
     with pytest.raises(DataError, match="exceed the model's 248 tokens"):
         answer_freely(model, tokenizer, [" A" * 250], max_new_tokens=64)
+
+
+def test_an_answer_does_not_depend_on_which_others_were_asked_before(model, tokenizer, tmp_path):
+    prompts = [f"Question {'word ' * (n % 9)}{n}?\nAnswer:" for n in range(40)]
+    answer_freely(model, tokenizer, prompts[::3], max_new_tokens=8, cache_dir=tmp_path)
+    second = answer_freely(model, tokenizer, prompts, max_new_tokens=8, cache_dir=tmp_path)
+    third = answer_freely(model, tokenizer, prompts, max_new_tokens=8, cache_dir=tmp_path)
+    fresh = answer_freely(model, tokenizer, prompts, max_new_tokens=8)
+    np.testing.assert_array_equal(third.log_probabilities, second.log_probabilities)
+    assert fresh.texts == second.texts == third.texts
+    np.testing.assert_allclose(fresh.log_probabilities, second.log_probabilities, atol=1e-5)
+
+
+def test_kept_answers_need_no_generation_and_another_way_to_answer_is_another_answer(
+    model, tokenizer, tmp_path, monkeypatch
+):
+    from src.models import generation
+
+    real = generation._generate
+    first = answer_freely(model, tokenizer, PROMPTS, max_new_tokens=8, cache_dir=tmp_path)
+    monkeypatch.setattr(generation, "_generate", None)
+    again = answer_freely(model, tokenizer, PROMPTS[::-1], max_new_tokens=8, cache_dir=tmp_path)
+    assert again.texts == first.texts[::-1]
+    np.testing.assert_array_equal(again.log_probabilities, first.log_probabilities[::-1])
+    np.testing.assert_array_equal(again.finished, first.finished[::-1])
+    for other in ({"max_new_tokens": 7}, {"max_new_tokens": 8, "stop": ["x"]}):
+        with pytest.raises(TypeError, match="NoneType"):
+            answer_freely(model, tokenizer, PROMPTS, cache_dir=tmp_path, **other)
+    monkeypatch.setattr(generation, "_generate", real)
+
+
+def test_a_prompt_that_leaves_little_room_shares_no_limit_with_the_others(model, tokenizer):
+    tight = "A " * 120
+    together = answer_freely(model, tokenizer, [*PROMPTS, tight], max_new_tokens=40)
+    alone = [answer_freely(model, tokenizer, [prompt], max_new_tokens=40) for prompt in (*PROMPTS, tight)]
+    assert together.texts == tuple(one.texts[0] for one in alone)
+    np.testing.assert_allclose(together.log_probabilities, [one.log_probabilities[0] for one in alone], atol=1e-5)
+
+
+def test_a_stop_string_that_is_a_special_token_ends_an_answer(model, tokenizer):
+    import copy
+
+    special = copy.deepcopy(tokenizer)
+    free = answer_freely(model, special, PROMPTS[:1], max_new_tokens=12)
+    new, scores = greedy(model, special, PROMPTS[0], 12)
+    mark = special.convert_ids_to_tokens(new[4])
+    if mark in special.convert_ids_to_tokens(new[:4]) or new[4] == special.eos_token_id:
+        pytest.skip("the random model repeats itself")
+    special.add_special_tokens({"additional_special_tokens": [mark]})
+    assert special.convert_tokens_to_ids(mark) == new[4]
+    stopped = answer_freely(model, special, PROMPTS[:1], max_new_tokens=12, stop=[mark])
+    beside = answer_freely(model, special, PROMPTS, max_new_tokens=12, stop=[mark])
+    assert stopped.finished[0]
+    assert stopped.texts[0] == beside.texts[0] != free.texts[0]
+    assert stopped.log_probabilities[0] == pytest.approx(np.mean(scores[:5]), abs=1e-4)
+    assert beside.log_probabilities[0] == pytest.approx(np.mean(scores[:5]), abs=1e-4)
+
+
+@pytest.mark.parametrize("settings", [{"return_dict_in_generate": True}, {"sequence_bias": {(5,): -1.0}}])
+def test_a_models_own_generation_settings_do_not_break_answering(model, tokenizer, tmp_path, settings):
+    for name, value in settings.items():
+        setattr(model.generation_config, name, value)
+    answers = answer_freely(model, tokenizer, PROMPTS, max_new_tokens=4, cache_dir=tmp_path)
+    assert len(answers.texts) == len(PROMPTS)

@@ -107,6 +107,15 @@ def test_doctor_finds_this_installation_well(monkeypatch, capsys):
     assert "transformers" in capsys.readouterr().out
 
 
+def test_texts_from_outside_are_printed_as_they_are(settings, tmp_path, monkeypatch, capsys):
+    name = "[bold]mine[/bold] [/x] :smile:"
+    assert cli(monkeypatch, "run", settings, "--set", f"experiment.name='{name}'") == 0
+    assert name in capsys.readouterr().out
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    cli(monkeypatch, "doctor")
+    assert "llm-confidence-probing[quant]" in "".join(capsys.readouterr().out.split())
+
+
 def test_doctor_says_what_is_missing_or_in_the_way(tmp_path, monkeypatch):
     import src.tinker
     from src.doctor import examine

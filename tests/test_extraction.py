@@ -179,6 +179,15 @@ def test_a_full_disk_is_said_once_and_the_run_goes_on(model, tokenizer, tmp_path
     assert caplog.text.count("No space left") == 1
 
 
+def test_any_changed_number_of_a_model_makes_another_context():
+    model = random_llama(5000, hidden_size=256, num_attention_heads=4, intermediate_size=64)
+    before = fingerprint(model)
+    assert fingerprint(model) == before
+    with torch.no_grad():
+        model.get_input_embeddings().weight[4321, 17] += 1e-3
+    assert fingerprint(model) != before
+
+
 def test_base_tuned_and_changed_weights_never_share_a_row(tokenizer, adapter_folder, tmp_path):
     plain = random_llama(len(tokenizer))
     base = fingerprint(plain)

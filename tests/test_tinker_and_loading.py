@@ -4,6 +4,7 @@ import io
 import json
 import logging
 import tarfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -175,6 +176,59 @@ def test_a_truncated_archive_is_refused(tmp_path, tokenizer):
     with pytest.raises(IntegrityError):
         download_and_convert_weights(archive, "base", tmp_path / "out")
     assert not (tmp_path / "out" / "peft_adapter").exists()
+
+
+def test_another_alpha_converts_again_and_a_missing_archive_does_not(tmp_path, tokenizer):
+    archive = pack(tmp_path / "c.tar", checkpoint(tokenizer))
+    made = download_and_convert_weights(archive, "base", tmp_path / "out")
+
+    def alpha():
+        return json.loads((tmp_path / "out" / "peft_adapter" / "adapter_config.json").read_text())["lora_alpha"]
+
+    assert alpha() == 32
+    download_and_convert_weights(archive, "base", tmp_path / "out", lora_alpha=64)
+    assert alpha() == 64
+    assert json.loads((tmp_path / "out" / "checkpoint_info.json").read_text())["alpha_source"] == "argument"
+    (tmp_path / "out" / "checkpoint_info.json").unlink()
+    archive.unlink()
+    assert download_and_convert_weights(archive, "base", tmp_path / "out") == made
+    assert json.loads((tmp_path / "out" / "checkpoint_info.json").read_text())["alpha"] == 64
+    (tmp_path / "out" / "peft_adapter" / "adapter_model.safetensors").unlink()
+    with pytest.raises(DownloadError, match="no checkpoint archive"):
+        download_and_convert_weights(archive, "base", tmp_path / "out")
+
+
+@pytest.mark.parametrize("marker", ["{", "[]", "{}", '{"files": 1}'])
+def test_a_marker_that_is_not_ours_is_refused(tmp_path, tokenizer, marker):
+    archive = pack(tmp_path / "c.tar", checkpoint(tokenizer))
+    made = download_and_convert_weights(archive, "base", tmp_path / "out")
+    (Path(made) / "confprobe.json").write_text(marker)
+    with pytest.raises(IntegrityError, match="is not what this library wrote"):
+        download_and_convert_weights(archive, "base", tmp_path / "out")
+
+
+def test_a_model_whose_file_lacks_tensors_is_refused(tmp_path, model_folder):
+    import shutil
+
+    shutil.copytree(model_folder, tmp_path / "m")
+    config = json.loads((tmp_path / "m" / "config.json").read_text())
+    (tmp_path / "m" / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 4}))
+    with pytest.raises(
+        ModelError, match=r"no weights for \d+ tensors .* 'model\.layers\.3\.\S+': they would be random"
+    ):
+        ModelLoader(str(tmp_path / "m")).load()
+
+
+@pytest.mark.parametrize("change", [{"hidden_size": "abc"}, {"num_attention_heads": 0}, {"dtype": "nope"},
+                                    {"hidden_size": 64}, {"model_type": "nope"}])  # fmt: skip
+def test_a_configuration_that_is_nonsense_is_one_error(tmp_path, model_folder, change):
+    import shutil
+
+    shutil.copytree(model_folder, tmp_path / "m")
+    config = json.loads((tmp_path / "m" / "config.json").read_text())
+    (tmp_path / "m" / "config.json").write_text(json.dumps(config | change))
+    with pytest.raises(ModelError, match="could not be loaded"):
+        ModelLoader(str(tmp_path / "m")).load()
 
 
 def test_missing_remote_and_foreign_places_are_named(tmp_path, tokenizer):

@@ -130,6 +130,27 @@ class TestWithService:
         assert len(service.seen) == asked  # at once: no network
         assert not (tmp_path / "out" / "downloaded").exists()
 
+    def test_a_folder_of_the_users_is_not_replaced_by_what_is_downloaded(self, service, tmp_path):
+        (tmp_path / "out" / "downloaded").mkdir(parents=True)
+        (tmp_path / "out" / "downloaded" / "thesis.txt").write_text("precious")
+        with pytest.raises(DownloadError, match="exists"):
+            download_and_convert_weights(CHECKPOINT, MODEL, tmp_path / "out", cleanup_archive=False)
+        assert (tmp_path / "out" / "downloaded" / "thesis.txt").read_text() == "precious"
+        assert service.seen == []
+
+    def test_a_finished_download_needs_no_credentials(self, service, tmp_path, monkeypatch):
+        made = download_and_convert_weights(CHECKPOINT, MODEL, tmp_path / "out")
+        monkeypatch.delenv("TINKER_API_KEY")
+        assert download_and_convert_weights(CHECKPOINT, MODEL, tmp_path / "out") == made
+
+    def test_a_stored_login_that_cannot_be_read_does_not_show_its_key(self, service, tmp_path, monkeypatch):
+        monkeypatch.delenv("TINKER_API_KEY")
+        log_in(tmp_path / "home", key=service.key)
+        with pytest.raises(DownloadError, match="log in again") as failed:
+            TinkerClient(timeout=5).get_supported_models()
+        assert failed.value.__cause__ is None
+        assert failed.value.__suppress_context__
+
     def test_downloaded_files_are_kept_if_asked(self, service, tmp_path):
         download_and_convert_weights(CHECKPOINT, MODEL, tmp_path / "out", cleanup_archive=False)
         kept = {path.name: path.read_bytes() for path in (tmp_path / "out" / "downloaded").iterdir()}

@@ -158,7 +158,7 @@ def _generate(
         output = model.generate(
             input_ids=ids, attention_mask=mask, do_sample=False, num_beams=1, max_new_tokens=room,
             pad_token_id=padding, logits_processor=[chosen], temperature=None, top_p=None, top_k=None,
-            tokenizer=tokenizer, num_return_sequences=1, return_dict_in_generate=False, **options,
+            tokenizer=tokenizer, return_dict_in_generate=False, **options,
         )  # fmt: skip
     steps = torch.stack(chosen.steps, dim=1)
     tokens = torch.full((len(rows), width), -1, dtype=torch.int32)
