@@ -212,8 +212,8 @@ def main() -> None:
     args = parser.parse_args()
     if args.device == "cpu":
         torch.set_num_threads(2)
-    print(f"{platform.platform()}, {platform.processor()}, {torch.get_num_threads()} threads; torch {torch.__version__}, "
-          f"transformers {transformers.__version__}")  # fmt: skip
+    versions = f"torch {torch.__version__}, transformers {transformers.__version__}"
+    print(f"{platform.platform()}, {torch.get_num_threads()} threads; {versions}")
     n_a, n_b = (512, 256) if args.full else (96, 48)
     for dtype in args.dtypes:
         model = build(args.model, getattr(torch, dtype), args.device)

@@ -2,18 +2,23 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
+from src.errors import DataError
 from src.models.extraction.engine import as_array, read_rows
 from src.models.extraction.layers import Layers, anatomy, layer_names
 from src.models.extraction.packing import TOKEN_BUDGET
-from src.models.extraction.tokens import Truncation, context_length, tokenize
+from src.models.extraction.tokens import Tokens, Truncation, context_length, leading_special, spans_to_tokens, tokenize
+
+# Where in each text a state is read: its last token, the mean of its tokens, or a span of characters.
+Position = Literal["last_prompt", "mean_prompt"] | Sequence[tuple[int, int]]
+Pooling = Literal["first", "last", "mean"]
 
 
 class HiddenStateExtractor:
-    """Reads the residual stream at the last token of each text.
+    """Reads the residual stream of each text, at one token or as a mean of several.
 
     Args:
         model: a causal language model of transformers, with or without a PEFT adapter.
@@ -30,6 +35,8 @@ class HiddenStateExtractor:
         layers: Layers,
         cache_dir: str | Path | None = None,
         *,
+        position: Position = "last_prompt",
+        pooling: Pooling = "last",
         truncation: Truncation | None = None,
         max_tokens: int | None = None,
         token_budget: int = TOKEN_BUDGET,
@@ -44,6 +51,9 @@ class HiddenStateExtractor:
             texts: the texts, none of them empty.
             layers: block numbers (negative from the end), "embeddings", "final_norm", or "all".
             cache_dir: rows are kept there and used again by any later call for which they are valid.
+            position: "last_prompt", "mean_prompt" (of all tokens but leading special ones), or for each text a span of
+                characters (start, end) as Python slices have it, such as the exact answer's.
+            pooling: what is read of a span: the state of the first or last token that touches it, or their mean.
             truncation: for texts over the model's context: None is an error, "left" or "right" cuts.
             max_tokens: the most tokens of a text; None: the model's context.
             token_budget: tokens computed at once; more needs more memory.
@@ -52,7 +62,7 @@ class HiddenStateExtractor:
             float32 array (n_texts, n_layers, hidden_dim), in the order given.
 
         Raises:
-            DataError: an empty text, or one over the model's context.
+            DataError: an empty text, one over the model's context, or a span that holds no token of its text.
             ModelError: a layer the model does not have.
             CacheError: cache_dir cannot be used.
         """
@@ -61,5 +71,24 @@ class HiddenStateExtractor:
         tokens = tokenize(self.tokenizer, texts, limit=max_tokens or context_length(self.model), truncation=truncation)
         if not tokens.ids:
             return np.empty((0, len(names), parts.hidden_dim), dtype=np.float32)
-        rows = read_rows(self.model, tokens.ids, layers=names, cache_dir=cache_dir, budget=token_budget)
+        sequences, starts = self._reading(texts, tokens, position, pooling)
+        rows = read_rows(self.model, sequences, starts=starts, layers=names, cache_dir=cache_dir, budget=token_budget)
         return as_array(rows.states)
+
+    def _reading(
+        self, texts: Sequence[str], tokens: Tokens, position: Position, pooling: Pooling
+    ) -> tuple[list[tuple[int, ...]], list[int]]:
+        """Each text's tokens up to the last wanted one, and the first wanted one."""
+        if position == "last_prompt":
+            return list(tokens.ids), [len(ids) - 1 for ids in tokens.ids]
+        if position == "mean_prompt":
+            return list(tokens.ids), [leading_special(self.tokenizer, ids) for ids in tokens.ids]
+        if isinstance(position, str) or pooling not in ("first", "last", "mean"):
+            raise DataError(
+                f"position={position!r:.60}, pooling={pooling!r}: choose last_prompt, mean_prompt, or a span of "
+                "characters for each text with pooling first, last or mean."
+            )
+        spans = spans_to_tokens(self.tokenizer, texts, tokens, position)
+        ends = [first if pooling == "first" else last for first, last in spans]
+        starts = [first if pooling == "mean" else end for (first, _), end in zip(spans, ends, strict=True)]
+        return [ids[: end + 1] for ids, end in zip(tokens.ids, ends, strict=True)], starts

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import xxhash
 from safetensors import SafetensorError, safe_open
@@ -31,9 +32,15 @@ _FULL_OR_READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errn
 _KEYS = "keys"
 
 
-def row_key(token_ids: Sequence[int]) -> bytes:
-    """32 bytes that name a sequence of tokens. Ids, not text: template, BOS and truncation are in them."""
-    return hashlib.sha256(torch.tensor(token_ids, dtype=torch.int64).numpy().tobytes()).digest()
+def row_key(token_ids: Sequence[int], start: int | None = None) -> bytes:
+    """32 bytes that name a sequence of tokens. Ids, not text: template, BOS and truncation are in them.
+
+    A mean is also named by the token it starts at; None, and the last token, name the last token's own state.
+    """
+    digest = hashlib.sha256(np.asarray(token_ids, dtype=np.int64).tobytes())
+    if start is not None and start != len(token_ids) - 1:
+        digest.update(f"mean from {start}".encode())
+    return digest.digest()
 
 
 class ActivationCache:

@@ -20,12 +20,22 @@ class Enough(Exception):
 
 
 def forward_padded(
-    model: Any, parts: Anatomy, batch: Sequence[Sequence[int]], layers: Sequence[str], candidates: Sequence[int]
+    model: Any,
+    parts: Anatomy,
+    batch: Sequence[Sequence[int]],
+    starts: Sequence[int],
+    layers: Sequence[str],
+    candidates: Sequence[int],
 ) -> dict[str, Tensor]:
-    """States and next-token log-probabilities at the last token of every sequence, padded to one length.
+    """States and next-token log-probabilities of every sequence, padded to one length.
 
     Padding is on the right: under causal attention a real token never sees it, so no mask is needed and
-    positions count from 0 in every row. Arguments and result as `forward`.
+    positions count from 0 in every row.
+
+    Args:
+        model, parts, layers, candidates: as in `forward`, which also says what is returned.
+        batch: token ids.
+        starts: of each text, the token from which on states are averaged; the last one for the last token's state.
     """
     lengths = torch.tensor([len(ids) for ids in batch])
     padded = torch.zeros(len(batch), int(lengths.max()), dtype=torch.long)
@@ -33,9 +43,22 @@ def forward_padded(
         padded[row, : len(ids)] = torch.tensor(ids)
 
     def take(states: Tensor) -> Tensor:
-        return states[torch.arange(len(lengths), device=states.device), (lengths - 1).to(states.device)]
+        rows = torch.arange(len(lengths), device=states.device)
+        if only_last(batch, starts):
+            return states[rows, (lengths - 1).to(states.device)]
+        return torch.stack([mean_of(states[row, start : len(batch[row])]) for row, start in enumerate(starts)])
 
     return forward(model, parts, {"input_ids": padded}, take, layers, candidates)
+
+
+def only_last(texts: Sequence[Sequence[int]], starts: Sequence[int]) -> bool:
+    """Whether each text's last token is all that is wanted."""
+    return all(start == len(ids) - 1 for ids, start in zip(texts, starts, strict=True))
+
+
+def mean_of(states: Tensor) -> Tensor:
+    """(tokens, d) -> (d,) float32: the mean of half-precision states is kept as exact as it is."""
+    return states.float().mean(0)
 
 
 def forward(

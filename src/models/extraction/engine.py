@@ -27,7 +27,7 @@ class Rows:
     """What was read at the last token of each sequence.
 
     Attributes:
-        states: layer name -> (n, d), in the model's dtype.
+        states: layer name -> (n, d), in the model's dtype (means in float32).
         log_probabilities: (n, len(candidates)) float32, natural log over the whole vocabulary.
         computed: how many distinct sequences went through the model; the others came from the cache.
     """
@@ -41,36 +41,42 @@ def read_rows(
     model: Any,
     sequences: Sequence[Sequence[int]],
     *,
+    starts: Sequence[int] | None = None,
     layers: Sequence[str] = (),
     candidates: Sequence[int] = (),
     cache_dir: str | Path | None = None,
     budget: int = TOKEN_BUDGET,
     progress: str = "hidden states",
 ) -> Rows:
-    """States and next-token log-probabilities at the last token, in the order of `sequences`.
+    """States and next-token log-probabilities, in the order of `sequences`.
 
-    Equal sequences are computed once. 8-bit kernels let the texts of a batch influence each other (10 % with
+    The state of a token depends on nothing after it, so a token in the middle is read as the last one of a shorter
+    sequence. Equal sequences are computed once. 8-bit kernels let the texts of a batch influence each other (10 % with
     outlier channels), so an 8-bit model is given one text at a time.
 
     Args:
         model: a causal language model, wrapped by PEFT or not; the adapter counts as it is switched now.
         sequences: token ids, none of them empty.
+        starts: of each, the token from which on states are averaged up to the last one; None: the last token's state.
         layers: canonical names, see `layer_names`.
         candidates: token ids whose log-probability as the next token is wanted.
         cache_dir: where rows are kept between calls; None: not kept.
-        budget: padded tokens of one batch.
+        budget: tokens of one pass.
         progress: the label of the progress bar.
     """
     parts = anatomy(model)
     packable = not why_not_packable(model, parts)
     context = fingerprint(model) | {"position": POSITION} | ({"attention": "packed"} if packable else {})
-    distinct = list(dict.fromkeys(tuple(ids) for ids in sequences))
-    keys = [row_key(ids) for ids in distinct]
+    starts = [len(ids) - 1 for ids in sequences] if starts is None else starts
+    wanted = [(tuple(ids), start) for ids, start in zip(sequences, starts, strict=True)]
+    distinct = list(dict.fromkeys(wanted))
+    keys = [row_key(*one) for one in distinct]
     quantities = [*layers, *([_candidate_name(candidates)] if candidates else [])]
     name = model.config._name_or_path
     cache = ActivationCache(cache_dir, context, model_name=name) if cache_dir is not None else None
     found = cache.read(keys, quantities) if cache is not None else {}
-    job = Job(model, parts, distinct, tuple(layers), tuple(candidates))
+    texts, first = [ids for ids, _ in distinct], [start for _, start in distinct]
+    job = Job(model, parts, texts, first, tuple(layers), tuple(candidates))
     computed = 0
     with tqdm(total=len(distinct), desc=progress, unit="text", disable=None, leave=False) as bar:
         for rows, states in run_job(job, [key in found for key in keys], budget):
@@ -80,7 +86,7 @@ def read_rows(
                 keep_new(cache, [keys[row] for row in rows], states, found)
                 computed += len(rows)
             bar.update(len(rows))
-    return _in_order(found, [row_key(ids) for ids in sequences], layers, candidates, computed)
+    return _in_order(found, [row_key(*one) for one in wanted], layers, candidates, computed)
 
 
 def _candidate_name(candidates: Sequence[int]) -> str:

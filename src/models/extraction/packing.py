@@ -41,15 +41,23 @@ def plan_batches(lengths: Sequence[int], budget: int = TOKEN_BUDGET) -> list[np.
     return batches
 
 
-def plan_packs(sequences: Sequence[Sequence[int]], budget: int = TOKEN_BUDGET, *, share: bool = True) -> list[Pack]:
+def plan_packs(
+    sequences: Sequence[Sequence[int]], budget: int = TOKEN_BUDGET, *, most_shared: Sequence[int] | None = None
+) -> list[Pack]:
     """Packs without padding: each holds at most `budget` own tokens (or one longer text).
 
-    Unless `share` is False, texts that share a long beginning are packed together, and the beginning is counted once.
-    Like batches, packs depend on nothing but the whole list.
+    Texts that share a long beginning are packed together, and the beginning is counted once. Like batches, packs
+    depend on nothing but the whole list.
+
+    Args:
+        sequences: token ids.
+        budget: tokens of one pack.
+        most_shared: of each text, how many tokens may be shared at most, less than all; None: all but the last.
     """
     packs: list[Pack] = []
     alone = np.ones(len(sequences), dtype=bool)
-    for shared, rows in _shared_beginnings(sequences) if share else []:
+    limits = [len(ids) - 1 for ids in sequences] if most_shared is None else most_shared
+    for shared, rows in _shared_beginnings([ids[:limit] for ids, limit in zip(sequences, limits, strict=True)]):
         alone[rows] = False
         packs += [Pack(part, shared) for part in _filled(rows, sequences, shared, budget)]
     rest = np.flatnonzero(alone)
@@ -72,12 +80,13 @@ def _filled(rows: np.ndarray, sequences: Sequence[Sequence[int]], shared: int, b
 def _shared_beginnings(sequences: Sequence[Sequence[int]]) -> list[tuple[int, np.ndarray]]:
     """Disjoint groups of rows and the number of tokens each shares, chosen so that most tokens are saved.
 
+    Given is of each text what may be shared.
+
     In lexicographic order, texts with a common beginning are neighbours, and the beginnings form a tree: a node is
     worth (texts - 1) x tokens, and is taken where that is more than its branches are worth together.
     """
-    # Without the last token of each, which stays its own: then what neighbours have in common is what they can share.
-    begun = [np.asarray(ids[:-1]) for ids in sequences]
-    order = sorted(range(len(sequences)), key=lambda row: tuple(begun[row]))
+    begun = [np.asarray(ids) for ids in sequences]
+    order = sorted(range(len(sequences)), key=lambda row: tuple(sequences[row]))
     common = [_common(begun[a], begun[b]) for a, b in itertools.pairwise(order)] + [0]
     chosen: list[tuple[int, np.ndarray]] = []
     open_nodes: list[_Node] = []

@@ -29,13 +29,15 @@ class Job:
 
     Attributes:
         model, parts: the model and its anatomy.
-        texts: distinct token ids.
+        texts: token ids.
+        starts: of each text, the token from which on states are averaged; the last one for the last token's state.
         layers, candidates: as in `engine.read_rows`.
     """
 
     model: Any
     parts: Anatomy
     texts: Sequence[tuple[int, ...]]
+    starts: Sequence[int]
     layers: tuple[str, ...]
     candidates: tuple[int, ...]
 
@@ -57,7 +59,8 @@ def run_job(job: Job, known: Sequence[bool], budget: int) -> Iterator[tuple[np.n
 def _packed(job: Job, known: Sequence[bool], budget: int) -> Iterator[tuple[np.ndarray, dict[str, Tensor]]]:
     beginning: tuple[int, ...] = ()
     prefix: Prefix = {}
-    for pack in plan_packs(job.texts, budget, share=_sees_all(job)):
+    # What is averaged must be computed, so only what lies before it can be shared.
+    for pack in plan_packs(job.texts, budget, most_shared=job.starts if _sees_all(job) else [0] * len(job.texts)):
         if all(known[row] for row in pack.rows):
             yield pack.rows, {}
             continue
@@ -75,7 +78,8 @@ def _sees_all(job: Job) -> bool:
 
 def _run_pack(job: Job, pack: Pack, prefix: Prefix) -> dict[str, Tensor]:
     own = [job.texts[row][pack.shared :] for row in pack.rows]
-    return forward_packed(job.model, job.parts, own, job.layers, job.candidates, prefix=prefix)
+    starts = [job.starts[row] - pack.shared for row in pack.rows]
+    return forward_packed(job.model, job.parts, own, starts, job.layers, job.candidates, prefix=prefix)
 
 
 def _padded(job: Job, known: Sequence[bool], budget: int) -> Iterator[tuple[np.ndarray, dict[str, Tensor]]]:
@@ -86,7 +90,8 @@ def _padded(job: Job, known: Sequence[bool], budget: int) -> Iterator[tuple[np.n
             yield rows, {}
         else:
             texts = [job.texts[row] for row in rows]
-            yield rows, forward_padded(job.model, job.parts, texts, job.layers, job.candidates)
+            starts = [job.starts[row] for row in rows]
+            yield rows, forward_padded(job.model, job.parts, texts, starts, job.layers, job.candidates)
 
 
 def _refusal(job: Job) -> str:
@@ -96,11 +101,14 @@ def _refusal(job: Job) -> str:
     try:
         prefix = shared_beginning(job.model, job.parts, first[:1], job.layers, job.candidates)
         own = [ids[1:] for ids in sorted(texts, key=len)]
-        packed = forward_packed(job.model, job.parts, own, job.layers, job.candidates, prefix=prefix)
+        last = [len(ids) - 1 for ids in own]
+        packed = forward_packed(job.model, job.parts, own, last, job.layers, job.candidates, prefix=prefix)
     except NotPackable as error:
         return str(error)
     for place, ids in enumerate(sorted(texts, key=len)):
-        for name, expected in forward_padded(job.model, job.parts, [ids], job.layers, job.candidates).items():
+        for name, expected in forward_padded(
+            job.model, job.parts, [ids], [len(ids) - 1], job.layers, job.candidates
+        ).items():
             difference = (packed[name][place].float() - expected[0].float()).norm() / expected[0].float().norm()
             if not difference <= _TOLERANCE.get(str(expected.dtype), _COARSE_TOLERANCE):
                 return f"packed and single states of {name} differ by {difference:.1e}"

@@ -67,3 +67,40 @@ def _cut(ids: list[int], limit: int, truncation: Truncation, special: set[int]) 
         return ids[:limit]
     first = ids[:1] if ids[0] in special else []
     return first + ids[len(ids) - limit + len(first) :]
+
+
+def leading_special(tokenizer: Any, ids: Sequence[int]) -> int:
+    """How many special tokens a text begins with, leaving at least one token to read."""
+    special = set(tokenizer.all_special_ids)
+    count = next((place for place, token in enumerate(ids) if token not in special), len(ids) - 1)
+    return min(count, len(ids) - 1)
+
+
+def spans_to_tokens(
+    tokenizer: Any, texts: Sequence[str], tokens: Tokens, spans: Sequence[tuple[int, int]]
+) -> list[tuple[int, int]]:
+    """First and last token that touch each text's span of characters.
+
+    Raises:
+        DataError: not one span per text, a span outside its text or without a token, a text that was cut, or a
+            tokenizer that does not say which characters a token stands for.
+    """
+    if len(spans) != len(texts):
+        raise DataError(f"There are {len(texts)} texts and {len(spans)} spans: give one (start, end) for each text.")
+    if tokens.truncated:
+        raise DataError(
+            f"Text {tokens.truncated[0]} was cut, so a span may not be in it any more. Shorten it yourself."
+        )
+    if not getattr(tokenizer, "is_fast", False):
+        raise DataError("Spans of characters need a fast tokenizer, which says what characters a token stands for.")
+    offsets = tokenizer(list(texts), return_offsets_mapping=True, verbose=False)["offset_mapping"]
+    return [_touching(index, texts[index], offsets[index], *span) for index, span in enumerate(spans)]
+
+
+def _touching(index: int, text: str, offsets: Sequence[tuple[int, int]], start: int, end: int) -> tuple[int, int]:
+    if not 0 <= start < end <= len(text):
+        raise DataError(f"The span ({start}, {end}) of text {index} is outside its {len(text)} characters, or empty.")
+    touching = [place for place, (first, last) in enumerate(offsets) if first < end and last > start]
+    if not touching:
+        raise DataError(f"No token of text {index} stands for {text[start:end]!r:.40}.")
+    return touching[0], touching[-1]
