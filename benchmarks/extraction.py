@@ -206,6 +206,7 @@ def main() -> None:
     parser.add_argument("--model", choices=SHAPES, default="s")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--dtypes", nargs="+", default=["bfloat16", "float32"])
+    parser.add_argument("--workloads", nargs="+", choices=["a", "b"], default=["a", "b"])
     parser.add_argument("--full", action="store_true", help="512 and 256 texts instead of 96 and 48")
     parser.add_argument("--one-by-one", action="store_true", help="also one text at a time with hooks and early stop")
     parser.add_argument("--repetitions", type=int, default=3)
@@ -219,9 +220,11 @@ def main() -> None:
         model = build(args.model, getattr(torch, dtype), args.device)
         count = model.config.num_hidden_layers
         three, one = [count // 4 - 1, count // 2 - 1, 3 * count // 4 - 1], [count // 2 - 1]
-        compare(model, workload("a", n_a), three, args, f"(a) {dtype}, 3 layers", 0)
-        compare(model, workload("a", n_a), one, args, f"(a) {dtype}, one middle layer", 0)
-        compare(model, workload("b", n_b), three, args, f"(b) {dtype}, 3 layers", 700)
+        if "a" in args.workloads:
+            compare(model, workload("a", n_a), three, args, f"(a) {dtype}, 3 layers", 0)
+            compare(model, workload("a", n_a), one, args, f"(a) {dtype}, one middle layer", 0)
+        if "b" in args.workloads:
+            compare(model, workload("b", n_b), three, args, f"(b) {dtype}, 3 layers", 700)
 
 
 if __name__ == "__main__":

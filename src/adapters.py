@@ -11,10 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from src.errors import AdapterError
+from src import files
+from src.errors import AdapterError, IntegrityError
 
 CONFIG_NAME = "adapter_config.json"
 WEIGHTS_NAME = "adapter_model.safetensors"
+MARKER = "confprobe.json"  # written last by the conversion, with what it was made of
 PREFIX = "base_model.model."
 
 _KEPT = ("peft_type", "task_type", "r", "lora_alpha", "target_modules", "rank_pattern", "alpha_pattern",
@@ -62,15 +64,27 @@ def read_adapter(folder: str | Path) -> Adapter:
     """Read and check a PEFT LoRA folder; nothing is executed and nothing pickled is opened.
 
     Raises:
+        IntegrityError: weights that are not those this library converted.
         AdapterError: a missing file, a setting that changes numbers and is not supported, halves without
             their partner, ranks that disagree, NaN or infinity.
     """
     folder = Path(folder)
     config = _read_config(folder / CONFIG_NAME)
+    _check_unchanged(folder)
     shapes, effective = _read_shapes(folder / WEIGHTS_NAME)
     adapter = Adapter(folder, config, shapes, effective)
     _check_ranks(adapter)
     return adapter
+
+
+def _check_unchanged(folder: Path) -> None:
+    """Weights that were converted by this library must be the ones it wrote; the configuration may be edited."""
+    try:
+        made = json.loads((folder / MARKER).read_text(encoding="utf-8"))["files"][WEIGHTS_NAME]
+    except (OSError, ValueError, KeyError, TypeError):
+        return
+    if (folder / WEIGHTS_NAME).is_file() and files.sha256_of_file(folder / WEIGHTS_NAME) != made:
+        raise IntegrityError(f"{folder / WEIGHTS_NAME} is not what was converted: it is damaged. Convert it again.")
 
 
 def parse_config(text: str, *, name: str = CONFIG_NAME) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """The command `confprobe`: parses and calls, holds no logic."""
 
+import io
 import json
 import logging
 import os
@@ -195,7 +196,8 @@ def cache_verify(folder: CacheFolder = Path("cache"), as_json: Json = False) -> 
     if as_json:
         _print_json({"shards": count, "damaged": [str(path) for path in damaged]})
     else:
-        typer.echo(f"{count:,} shards checked, {len(damaged)} damaged.")
+        names = ": " + ", ".join(path.name for path in damaged) + ", set aside" if damaged else ""
+        typer.echo(f"{count:,} shards checked, {len(damaged)} damaged{names}.")
     if damaged:
         raise typer.Exit(5)
 
@@ -234,6 +236,9 @@ def _quieten_other_libraries() -> None:
 
 def main() -> None:
     """Run the command; an error on purpose is one sentence and an exit code, without a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a pipe may know fewer characters than the table has
     try:
         app()
     except ProbingError as error:
@@ -241,3 +246,7 @@ def main() -> None:
             raise
         typer.echo(f"confprobe: {error}", err=True)
         sys.exit(next(code for kind, code in _EXIT_CODES if isinstance(error, kind)))
+    except OSError as error:  # what is printed goes nowhere: a full disk behind a redirection
+        if os.environ.get("CONFPROBE_DEBUG"):
+            raise
+        sys.exit(f"confprobe: {error.strerror or error}.")

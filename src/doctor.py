@@ -15,10 +15,10 @@ from src import machine
 from src.errors import CredentialsError
 from src.tinker.client import own_package_instead
 
-EXTRAS = {
-    "bitsandbytes": ("quant", "8-bit and 4-bit models"),
-    "tinker": ("tinker", "training and downloading with Tinker"),
-    "ipywidgets": ("notebook", "progress bars in notebooks"),
+OPTIONAL = {
+    "bitsandbytes": "8-bit and 4-bit models",
+    "tinker": "training and downloading with Tinker",
+    "ipywidgets": "progress bars in notebooks",
 }
 _CORE = ("torch", "transformers", "peft", "safetensors", "datasets", "numpy", "scikit-learn")
 
@@ -83,12 +83,12 @@ def _version(package: str) -> str | None:
 
 
 def _extras() -> Iterator[Finding]:
-    for package, (extra, purpose) in EXTRAS.items():
+    for package, purpose in OPTIONAL.items():
         spec = importlib.util.find_spec(package)
         if spec is not None and (notice := own_package_instead(spec.origin)):
             yield Finding(package, "wrong", notice)
         elif spec is None or (version := _version(package)) is None:
-            yield Finding(package, "note", f"not installed; {purpose}: pip install 'llm-confidence-probing[{extra}]'")
+            yield Finding(package, "note", f"not installed; {purpose}: pip install {package}")
         else:
             yield Finding(package, "ok", version)
 

@@ -152,6 +152,7 @@ def test_own_questions_with_and_without_choices(tmp_path):
         ({"question": "x", "answer": True}, "row 2: 'answer' is no text"),
         ({"question": "x", "answer": "y", "choices": ["a"]}, "row 2: choices must be a list of 2 to 10"),
         ({"question": "x", "answer": "E", "choices": ["a", "b"]}, "row 2: the answer 'E' is neither"),
+        ({"question": "x", "answer": "a", "choices": ["a", "a"]}, "row 2: the choice 'a' stands there twice"),
         ({"question": "x", "answer": "A", "choices": ["a", "b"]}, "mixes questions with and without choices"),
     ],
 )
@@ -159,6 +160,14 @@ def test_a_malformed_row_is_named(tmp_path, row, message):
     path = write_lines(tmp_path / "a.jsonl", {"question": "fine", "answer": "yes"}, row)
     with pytest.raises(DataError, match=message):
         len(QADataset(path))
+
+
+def test_a_column_that_no_row_has_is_named(tmp_path):
+    path = write_lines(tmp_path / "a.jsonl", {"question": "x", "answer": "y", "options": ["y", "z"]})
+    with pytest.raises(
+        DataError, match=r"No row of a\.jsonl has 'opt', which data\.columns names\. The rows have answer, o"
+    ):
+        len(QADataset(path, columns={"choices": "opt"}))
 
 
 def test_a_line_separator_inside_a_text_is_part_of_it(tmp_path):

@@ -66,7 +66,7 @@ def workplace(deep_model, tokenizer, tmp_path):
         with (folder / f"astronomy_{part}.csv").open("w", newline="") as file:
             writer = csv.writer(file)
             for n in range(1000 if part == "test" else 5):
-                writer.writerow([f"Which is number {n % 24}?", "one", "two", "three", "four", "ABCD"[n % 24 % 4]])
+                writer.writerow([f"Which is number {n % 16}?", "one", "two", "three", "four", "ABCD"[n % 16 % 4]])
     return tmp_path
 
 
@@ -82,7 +82,7 @@ def test_every_python_block_of_the_guide_runs(deep_model, workplace):
     model, _ = deep_model
     with running(workplace / "served") as service:
         settings = yaml.safe_load(followed(blocks(GUIDE, "yaml")[0], model, workplace / "mmlu", service.key))
-        settings["data"] |= {"path": str(workplace / "mmlu"), "limit": 200}
+        settings["data"] |= {"path": str(workplace / "mmlu"), "limit": 64}
         settings["evaluation"] = {"bootstrap": 100}
         (workplace / "configs").mkdir()
         (workplace / "configs" / "tinker_probe.yaml").write_text(yaml.safe_dump(settings))

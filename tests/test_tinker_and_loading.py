@@ -178,6 +178,21 @@ def test_a_truncated_archive_is_refused(tmp_path, tokenizer):
     assert not (tmp_path / "out" / "peft_adapter").exists()
 
 
+def test_converted_weights_that_changed_are_noticed_and_an_edited_configuration_is_kept(
+    tmp_path, tokenizer, model_folder
+):
+    made = Path(download_and_convert_weights(pack(tmp_path / "c.tar", checkpoint(tokenizer)), "base", tmp_path / "out"))
+    settings = json.loads((made / "adapter_config.json").read_text())
+    (made / "adapter_config.json").write_text(json.dumps(settings | {"lora_alpha": 16}))
+    assert read_adapter(made).config["lora_alpha"] == 16
+    weights = made / "adapter_model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    with pytest.raises(IntegrityError, match="is not what was converted"):
+        ModelLoader(str(model_folder), made).load()
+
+
 def test_another_alpha_converts_again_and_a_missing_archive_does_not(tmp_path, tokenizer):
     archive = pack(tmp_path / "c.tar", checkpoint(tokenizer))
     made = download_and_convert_weights(archive, "base", tmp_path / "out")

@@ -70,7 +70,7 @@ def test_a_missing_sdk_and_a_module_of_ours_in_its_place_are_named(monkeypatch):
     import src.tinker
 
     monkeypatch.setitem(sys.modules, "tinker", None)
-    with pytest.raises(MissingExtraError, match=r"pip install 'llm-confidence-probing\[tinker\]'"):
+    with pytest.raises(MissingExtraError, match=r"pip install 'tinker>=0\.31'"):
         TinkerClient(api_key=KEY)
     monkeypatch.setitem(sys.modules, "tinker", src.tinker)
     with pytest.raises(MissingExtraError, match=r"a part of this library.*on sys\.path"):

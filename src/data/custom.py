@@ -33,6 +33,8 @@ class QADataset(ExampleDataset):
     def __init__(self, path: str | Path, *, columns: Mapping[str, str] | None = None, marking: str = "exact"):
         self.path, self.marking = Path(path), marking
         self.columns = {field: field for field in FIELDS} | dict(columns or {})
+        self._named = {name for field, name in (columns or {}).items() if name != field}
+        self._seen: set[str] = set()
         if unknown := set(self.columns) - set(FIELDS):
             raise DataError(f"Unknown field(s) in columns: {sorted(unknown)}. Known: {', '.join(FIELDS)}.")
         if not self.path.is_file():
@@ -42,11 +44,17 @@ class QADataset(ExampleDataset):
         examples = [self._example(row, number) for number, row in read_jsonl(self.path)]
         if not examples:
             raise DataError(f"{self.path} holds no questions.")
+        if absent := self._named - self._seen:
+            raise DataError(
+                f"No row of {self.path.name} has {sorted(absent)[0]!r}, which data.columns names. The rows have "
+                f"{', '.join(sorted(self._seen))}."
+            )
         if len({bool(example.choices) for example in examples}) > 1:
             raise DataError(f"{self.path} mixes questions with and without choices: split it into two files.")
         return examples
 
     def _example(self, row: dict[str, Any], number: int) -> Example:
+        self._seen |= row.keys()
         question, answer = self._text(row, "question", number), self._text(row, "answer", number)
         subject = str(row.get(self.columns["subject"]) or "")
         choices = row.get(self.columns["choices"]) or ()
@@ -73,7 +81,10 @@ class QADataset(ExampleDataset):
             raise row_error(
                 self.path, number, f"choices must be a list of 2 to {len(LETTERS)} texts, not {choices!r:.80}"
             )
-        return tuple(str(choice) for choice in choices)
+        texts = tuple(str(choice) for choice in choices)
+        if twice := next((text for text in texts if texts.count(text) > 1), None):
+            raise row_error(self.path, number, f"the choice {twice!r} stands there twice")
+        return texts
 
     def _letter(self, answer: str, choices: tuple[str, ...], number: int) -> str:
         letters = LETTERS[: len(choices)]

@@ -3,6 +3,7 @@
 import contextlib
 import importlib.util
 import logging
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -186,7 +187,7 @@ def _check_extras(quantization: Quantization | None, adapter_folder: str | Path 
     if quantization is not None and importlib.util.find_spec("bitsandbytes") is None:
         raise MissingExtraError(
             f"bitsandbytes library not installed, and quantization={quantization!r} needs it. Install it with: "
-            "pip install 'llm-confidence-probing[quant]'"
+            "pip install 'bitsandbytes>=0.48'"
         )
     if adapter_folder is not None and importlib.util.find_spec("peft") is None:
         raise MissingExtraError("PEFT library not installed. Install it with: pip install 'peft>=0.18'")
@@ -229,7 +230,9 @@ def attach_adapter(model: nn.Module, adapter: Adapter) -> Any:
     if tied and "lm_head" in adapter.modules:
         log.warning("The adapter changes lm_head of a model with tied embeddings: never merge it into the weights.")
     settings = {key: value for key, value in adapter.config.items() if key != "peft_type"}
-    tuned = PeftModel.from_pretrained(model, str(adapter.folder), config=LoraConfig(**settings)).eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # PEFT 0.21 asks transformers 5.23 in an old way
+        tuned = PeftModel.from_pretrained(model, str(adapter.folder), config=LoraConfig(**settings)).eval()
     _check_in_force(tuned, adapter)
     return tuned
 

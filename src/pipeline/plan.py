@@ -46,6 +46,7 @@ class Plan:
             "adapter": self.adapter,
             "data": config.data.name,
             "questions": len(self.questions.examples),
+            "answers": "multiple choice" if self.questions.with_choices else "free answers",
             "splits": {name: len(getattr(self.splits, name)) for name in SPLITS},
             "layers": list(self.layers),
             "state_bytes": self.state_bytes,

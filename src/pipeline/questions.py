@@ -41,7 +41,10 @@ def load_questions(config: DataConfig) -> Questions:
     examples = tuple(dataset[: config.limit] if config.limit else dataset)
     if not examples:
         raise DataError(f"{config.name} has no questions for split {config.split!r}, category {config.category!r}.")
-    return Questions(examples, config.marking or dataset.marking, dataset.stop, dataset.max_new_tokens)
+    questions = Questions(examples, config.marking or dataset.marking, dataset.stop, dataset.max_new_tokens)
+    if config.marking and questions.with_choices:
+        raise ConfigError(f"data.marking is {config.marking!r}, but these questions offer choices. Leave it out.")
+    return questions
 
 
 def _dataset(config: DataConfig) -> ExampleDataset:

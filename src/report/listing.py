@@ -26,7 +26,7 @@ def print_plan(facts: Mapping[str, Any], *, console: Console | None = None) -> N
     rows = {
         "model": f"{facts['model']}, {facts['parameters'] / 1e6:,.2f} M parameters, {in_words(facts['weight_bytes'])}",
         "adapter": facts["adapter"] or "none: the base model only",
-        "questions": f"{facts['questions']:,} of {facts['data']} ({split})",
+        "questions": f"{facts['questions']:,} of {facts['data']}, {facts['answers']} ({split})",
         "hidden states": f"{', '.join(facts['layers'])}: {in_words(facts['state_bytes'])}",
         "cache": facts["cache_dir"] or "none: nothing is kept",
         "free memory": "not known" if memory is None else in_words(memory),

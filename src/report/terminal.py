@@ -9,7 +9,7 @@ from rich.table import Table
 from src.report.words import SHORT, figure, percent_interval, with_interval
 
 MOST_SUBJECTS = 8
-WIDTH = 96  # what the widest table needs
+WIDTH = 120  # what the widest table needs
 
 
 def print_report(results: Mapping[str, Any], *, console: Console | None = None) -> None:

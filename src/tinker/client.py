@@ -193,7 +193,7 @@ def _import_sdk() -> Any:
         import tinker
     except ImportError as error:
         raise MissingExtraError(
-            "The Tinker SDK is not installed. Install it with: pip install 'llm-confidence-probing[tinker]'"
+            "The Tinker SDK is not installed. Install it with: pip install 'tinker>=0.31'"
         ) from error
     if notice := own_package_instead(tinker.__file__):
         raise MissingExtraError(notice)

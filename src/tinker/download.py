@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from src import __version__, files
-from src.adapters import CONFIG_NAME, WEIGHTS_NAME
+from src.adapters import CONFIG_NAME, MARKER, WEIGHTS_NAME
 from src.errors import ConfigError, DownloadError, IntegrityError, ProbingError, StorageError
 from src.tinker.archive import WANTED, unpack
 from src.tinker.convert import Conversion, convert_adapter
@@ -22,7 +22,6 @@ from src.tinker.credentials import check_credentials
 log = logging.getLogger(__name__)
 
 ADAPTER_FOLDER = "peft_adapter"
-MARKER = "confprobe.json"
 TINKER_ALPHA = 32  # Tinker's documented constant, whatever the rank (tinker-cookbook's README)
 _TINKER_PATH = re.compile(r"tinker://([^/\s?#]+)/(weights|sampler_weights|external_weights)/([^/\s?#]+)")
 
