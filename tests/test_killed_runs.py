@@ -44,7 +44,7 @@ def questions(folder, n=1200):
 def config(folder, data, model_folder, adapter_folder):
     return {
         "model": {"name": str(model_folder), "tinker_lora_path": str(adapter_folder)},
-        "data": {"name": "custom", "path": str(data), "marking": "contains"},
+        "data": {"name": "custom", "path": str(data)},
         "extraction": {"layers": "all", "cache_dir": str(folder / "cache")},
         "evaluation": {"bootstrap": 100},
         "run": {"dir": str(folder / "run")},

@@ -68,5 +68,6 @@ def test_a_second_run_takes_all_from_the_cache_and_says_the_same(settings, resul
     def no_forward(*_):
         raise AssertionError("computed again")
 
-    monkeypatch.setattr("src.models.extraction.engine.forward_last_token", no_forward)
+    for room in ("capture", "packed"):
+        monkeypatch.setattr(f"src.models.extraction.{room}.forward", no_forward)
     assert without_times(run(settings).results) == without_times(results)
