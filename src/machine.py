@@ -1,7 +1,11 @@
-"""What this machine has: memory (a container's limit respected) and disk space."""
+"""What this machine has, memory (a container's limit respected) and disk space, and what it says when it is full."""
 
+import contextlib
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
+
+from src.errors import ProbingError, StorageError
 
 # The limit of a container: version 2 and version 1 of Linux control groups.
 _LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
@@ -26,6 +30,27 @@ def free_disk(path: Path) -> int:
     while not path.exists():
         path = path.parent
     return shutil.disk_usage(path).free
+
+
+@contextlib.contextmanager
+def writing(folder: Path, *, setting: str) -> Iterator[None]:
+    """Turn a failed write into a StorageError: one sentence with the free space and the setting to change."""
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, ProbingError):
+            raise
+        raise StorageError(
+            f"{folder.absolute()} cannot be used: {error.strerror or error}{_room(folder)}. Choose another {setting}, "
+            "or make room."
+        ) from error
+
+
+def _room(folder: Path) -> str:
+    try:
+        return f" ({in_words(free_disk(folder))} are free there)"
+    except OSError:
+        return ""
 
 
 def in_words(n_bytes: int) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 from src import files, machine
 from src.config import Config, load_config
 from src.config.reading import write_yaml
-from src.errors import ConfigError, ProbingError, StorageError
+from src.errors import ConfigError
 from src.pipeline.results import SCHEMA, git_commit, versions
 
 CONFIG, RESULTS, QUESTIONS, REPORT = "config.yaml", "results.json", "questions.csv", "report.html"
@@ -93,25 +93,9 @@ def check_still_ours(config: Config) -> None:
         )
 
 
-@contextlib.contextmanager
-def writing(folder: Path) -> Iterator[None]:
-    """Turn a failed write into one sentence that says how much space there is."""
-    try:
-        yield
-    except OSError as error:
-        if isinstance(error, ProbingError):
-            raise
-        raise StorageError(
-            f"{folder.absolute()} cannot be used: {error.strerror or error}{_room(folder)}. Choose another run.dir, or "
-            "make room."
-        ) from error
-
-
-def _room(folder: Path) -> str:
-    try:
-        return f" ({machine.in_words(machine.free_disk(folder))} are free there)"
-    except OSError:
-        return ""
+def writing(folder: Path) -> contextlib.AbstractContextManager[None]:
+    """Turn a failed write into one sentence that names the setting to change."""
+    return machine.writing(folder, setting="run.dir")
 
 
 def read_results(folder: str | Path) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """`download_and_convert_weights`: a checkpoint becomes a complete, checked PEFT folder, or nothing."""
 
-import contextlib
 import datetime
 import json
 import logging
@@ -8,13 +7,12 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from src import __version__, files
+from src import __version__, files, machine
 from src.adapters import CONFIG_NAME, MARKER, WEIGHTS_NAME
-from src.errors import ConfigError, DownloadError, IntegrityError, ProbingError, StorageError
+from src.errors import ConfigError, DownloadError, IntegrityError
 from src.tinker.archive import WANTED, unpack
 from src.tinker.convert import Conversion, convert_adapter
 from src.tinker.credentials import check_credentials
@@ -71,14 +69,14 @@ def download_and_convert_weights(
             )
         with tempfile.TemporaryDirectory(prefix="confprobe-") as unpacked:
             _obtain(source, base_model_name, Path(unpacked))
-            with _writing(folder.parent):
+            with machine.writing(folder.parent, setting="output_dir"):
                 _publish(Path(unpacked), folder, _origin(source, base_model_name), lora_alpha)
                 if keep is not None:
                     with files.staged_directory(keep) as staging:
                         shutil.copytree(unpacked, staging, dirs_exist_ok=True)
     info = folder.parent / "checkpoint_info.json"
     if not info.exists():
-        with _writing(folder.parent):
+        with machine.writing(folder.parent, setting="output_dir"):
             files.write_text(info, (folder / MARKER).read_text(encoding="utf-8"))
     return str(folder)
 
@@ -156,18 +154,6 @@ def _read_marker(marker: Path) -> dict[str, Any]:
     raise IntegrityError(
         f"{marker} is not what this library wrote. Remove {marker.parent}, or choose another output_dir."
     )
-
-
-@contextlib.contextmanager
-def _writing(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if isinstance(error, ProbingError):
-            raise
-        raise StorageError(
-            f"{folder} cannot be written: {error.strerror or error}. Choose another output_dir."
-        ) from error
 
 
 def _is_remote(source: str) -> bool:
