@@ -217,7 +217,7 @@ class TestPlan:
         shots = [tuple(rng.randrange(100) for _ in range(400)) for _ in range(57)]
         sequences = [shot + tuple(rng.randrange(100) for _ in range(rng.randint(30, 60)))
                      for shot in shots for _ in range(20)]  # fmt: skip
-        packs = plan_packs(sequences)
+        packs = plan_packs(sequences, 4096)
         computed = sum(len(sequences[row]) - pack.shared for pack in packs for row in pack.rows)
         beginnings = {sequences[pack.rows[0]][: pack.shared] for pack in packs}
         assert len(beginnings) == 57
@@ -225,15 +225,15 @@ class TestPlan:
 
     def test_a_beginning_that_saves_little_is_not_worth_a_pass(self):
         few = [(1, 2, 3, 4, n) for n in range(10)]
-        assert [pack.shared for pack in plan_packs(few)] == [0]
+        assert [pack.shared for pack in plan_packs(few, 4096)] == [0]
         many = [(1, 2, 3, 4, n) for n in range(LEAST_SAVED)]
-        assert {pack.shared for pack in plan_packs(many)} == {4}
+        assert {pack.shared for pack in plan_packs(many, 4096)} == {4}
 
     def test_an_inner_beginning_is_taken_where_it_saves_more(self):
         outer = tuple(range(100))
         inner = [(*outer, *range(200, 1200), n) for n in range(5)]
         outside = [(*outer, 300 + n) for n in range(3)]
-        shared = {pack.shared for pack in plan_packs([*inner, *outside])}
+        shared = {pack.shared for pack in plan_packs([*inner, *outside], 4096)}
         assert shared == {1100, 0}
 
     def test_the_order_of_the_texts_does_not_matter(self):

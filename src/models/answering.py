@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 
 from src.errors import DataError
-from src.models.extraction.engine import as_array, read_rows
+from src.models.extraction.engine import CachePolicy, as_array, read_rows
 from src.models.extraction.layers import Layers, anatomy, layer_names
-from src.models.extraction.packing import TOKEN_BUDGET
 from src.models.extraction.tokens import Truncation, context_length, tokenize
 
 MOST_CANDIDATES = 4096
@@ -62,7 +61,8 @@ def answer_choices(
     layers: Layers = (),
     cache_dir: str | Path | None = None,
     truncation: Truncation | None = None,
-    token_budget: int = TOKEN_BUDGET,
+    token_budget: int | None = None,
+    cache: CachePolicy = "optional",
     progress: str = "answers",
 ) -> ChoiceAnswers:
     """Choose the likeliest continuation of every prompt.
@@ -75,7 +75,7 @@ def answer_choices(
         prompts: they end right before the answer, without a trailing space.
         continuations: the possible answers, each beginning with its space: one list for all prompts
             ([" A", " B"]), or one per prompt.
-        layers, cache_dir, truncation, token_budget: as in `HiddenStateExtractor.extract`.
+        layers, cache_dir, truncation, token_budget, cache: as in `HiddenStateExtractor.extract`.
         progress: the label of the progress bar.
 
     Raises:
@@ -105,6 +105,7 @@ def answer_choices(
             layers=names if depth == 0 else (),
             candidates=candidates,
             cache_dir=cache_dir,
+            cache=cache,
             budget=token_budget,
             progress=progress,
         )

@@ -7,9 +7,9 @@ from typing import Any, Literal
 import numpy as np
 
 from src.errors import DataError
-from src.models.extraction.engine import as_array, read_rows
+from src.models.extraction.engine import CachePolicy, as_array, read_rows
+from src.models.extraction.forecast import ExtractionPlan, plan_rows
 from src.models.extraction.layers import Layers, anatomy, layer_names
-from src.models.extraction.packing import TOKEN_BUDGET
 from src.models.extraction.tokens import Tokens, Truncation, context_length, leading_special, spans_to_tokens, tokenize
 
 # Where in each text a state is read: its last token, the mean of its tokens, or a span of characters.
@@ -39,7 +39,8 @@ class HiddenStateExtractor:
         pooling: Pooling = "last",
         truncation: Truncation | None = None,
         max_tokens: int | None = None,
-        token_budget: int = TOKEN_BUDGET,
+        token_budget: int | None = None,
+        cache: CachePolicy = "optional",
     ) -> np.ndarray:
         """One vector per text and layer.
 
@@ -56,7 +57,9 @@ class HiddenStateExtractor:
             pooling: what is read of a span: the state of the first or last token that touches it, or their mean.
             truncation: for texts over the model's context: None is an error, "left" or "right" cuts.
             max_tokens: the most tokens of a text; None: the model's context.
-            token_budget: tokens computed at once; more needs more memory.
+            token_budget: tokens computed at once; None: what fits into half of the free memory, chosen once for a
+                cache and recorded there.
+            cache: where cache_dir is read-only or full, "optional" goes on with a warning, "required" is an error.
 
         Returns:
             float32 array (n_texts, n_layers, hidden_dim), in the order given.
@@ -64,16 +67,47 @@ class HiddenStateExtractor:
         Raises:
             DataError: an empty text, one over the model's context, or a span that holds no token of its text.
             ModelError: a layer the model does not have.
-            CacheError: cache_dir cannot be used.
+            CacheError: cache_dir cannot be used, or is required and cannot be written.
         """
         parts = anatomy(self.model)
         names = layer_names(layers, len(parts.blocks))
-        tokens = tokenize(self.tokenizer, texts, limit=max_tokens or context_length(self.model), truncation=truncation)
+        tokens = self._tokens(texts, max_tokens, truncation)
         if not tokens.ids:
             return np.empty((0, len(names), parts.hidden_dim), dtype=np.float32)
         sequences, starts = self._reading(texts, tokens, position, pooling)
-        rows = read_rows(self.model, sequences, starts=starts, layers=names, cache_dir=cache_dir, budget=token_budget)
+        rows = read_rows(
+            self.model, sequences, starts=starts, layers=names, cache_dir=cache_dir, cache=cache, budget=token_budget
+        )
         return as_array(rows.states)
+
+    def plan(
+        self,
+        texts: Sequence[str],
+        layers: Layers,
+        cache_dir: str | Path | None = None,
+        *,
+        position: Position = "last_prompt",
+        pooling: Pooling = "last",
+        truncation: Truncation | None = None,
+        max_tokens: int | None = None,
+        token_budget: int | None = None,
+    ) -> ExtractionPlan:
+        """What `extract` with the same arguments would do, without doing it.
+
+        The model may be one without weights (`ModelLoader.skeleton()`); what is cached is then counted over all weights
+        and adapters of a model of this kind.
+
+        Raises:
+            DataError, ModelError: as `extract`.
+        """
+        names = layer_names(layers, len(anatomy(self.model).blocks))
+        tokens = self._tokens(texts, max_tokens, truncation)
+        sequences, starts = self._reading(texts, tokens, position, pooling)
+        return plan_rows(self.model, sequences, starts, names, cache_dir=cache_dir, budget=token_budget)
+
+    def _tokens(self, texts: Sequence[str], max_tokens: int | None, truncation: Truncation | None) -> Tokens:
+        limit = max_tokens or context_length(self.model)
+        return tokenize(self.tokenizer, texts, limit=limit, truncation=truncation)
 
     def _reading(
         self, texts: Sequence[str], tokens: Tokens, position: Position, pooling: Pooling

@@ -1,6 +1,6 @@
 """Free answers: greedy generation in length-sorted batches, with the probability of what was said."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,9 +10,12 @@ import torch
 from tqdm.auto import tqdm
 
 from src.errors import DataError
-from src.models.extraction.cache import ActivationCache, keep_new, row_key
+from src.models.extraction.cache import ActivationCache, row_key
+from src.models.extraction.engine import CachePolicy
 from src.models.extraction.fingerprint import fingerprint, quantization_of
+from src.models.extraction.keeping import Keeper
 from src.models.extraction.packing import plan_batches
+from src.models.extraction.table import Table
 from src.models.extraction.tokens import Truncation, context_length, tokenize
 
 GENERATION_BUDGET = 16_384
@@ -57,6 +60,7 @@ def answer_freely(
     max_new_tokens: int = 256,
     cache_dir: str | Path | None = None,
     truncation: Truncation | None = None,
+    cache: CachePolicy = "optional",
     progress: str = "answers",
 ) -> FreeAnswers:
     """Generate one greedy answer per prompt.
@@ -71,38 +75,42 @@ def answer_freely(
         stop: strings that end an answer; they are cut off.
         max_new_tokens: the most tokens of one answer.
         cache_dir: answers are kept there batch by batch and used again; None: not kept.
+        cache: where it is read-only or full, "optional" goes on with a warning, "required" is an error.
         truncation: for over-long prompts: None is an error; "left" or "right" cuts.
         progress: the label of the progress bar.
 
     Raises:
         DataError: no prompts, or an empty or over-long one.
-        CacheError: cache_dir cannot be used.
+        CacheError: cache_dir cannot be used, or is required and cannot be written.
     """
     if not prompts:
         raise DataError("There are no prompts to answer.")
     context = context_length(model)
     tokens = tokenize(tokenizer, prompts, limit=prompt_limit(model, max_new_tokens), truncation=truncation)
-    cache = _answer_cache(model, cache_dir, max_new_tokens, stop)
+    store = _answer_cache(model, cache_dir, max_new_tokens, stop, required=cache == "required")
     distinct = list(dict.fromkeys(tokens.ids))
-    keys = {ids: row_key(ids) for ids in distinct}
-    found = cache.read(list(keys.values()), _QUANTITIES) if cache is not None else {}
-    with tqdm(total=len(distinct), desc=progress, unit="answer", disable=None, leave=False) as bar:
+    table = Table([row_key(ids) for ids in distinct], _QUANTITIES)
+    if store is not None:
+        store.fill(table)
+    known = table.known()
+    bar = tqdm(total=len(distinct), desc=progress, unit="answer", disable=None, leave=False)
+    with bar, Keeper(table, store) as keeper:
         # 8-bit kernels let the texts of a batch influence each other: one at a time.
         budget = 1 if quantization_of(model) == "8bit" else GENERATION_BUDGET
         for batch, room in _batches([len(ids) for ids in distinct], max_new_tokens, context, budget):
-            rows = [distinct[row] for row in batch]
-            if not all(keys[ids] in found for ids in rows):
-                said = _generate(model, tokenizer, rows, room, stop, width=max_new_tokens)
-                keep_new(cache, [keys[ids] for ids in rows], said, found)
+            if not known[batch].all():
+                rows = [distinct[row] for row in batch]
+                keeper.keep(np.array(batch), _generate(model, tokenizer, rows, room, stop, width=max_new_tokens))
             bar.update(len(batch))
     ends = _end_ids(model, tokenizer, stop)
-    read = {ids: _one_answer(tokenizer, *_spoken(found[key]), ends, stop) for ids, key in keys.items()}
+    said = zip(*(table[name] for name in _QUANTITIES), strict=True)
+    read = {ids: _one_answer(tokenizer, *_spoken(*row), ends, stop) for ids, row in zip(distinct, said, strict=True)}
     texts, means, finished = zip(*(read[ids] for ids in tokens.ids), strict=True)
     return FreeAnswers(texts, np.array(means), np.array(finished, dtype=bool), tokens.truncated)
 
 
 def _answer_cache(
-    model: Any, cache_dir: str | Path | None, max_new_tokens: int, stop: Sequence[str]
+    model: Any, cache_dir: str | Path | None, max_new_tokens: int, stop: Sequence[str], *, required: bool
 ) -> ActivationCache | None:
     """A context of its own for each way to generate: the model's generation settings change what it says."""
     if cache_dir is None:
@@ -111,7 +119,7 @@ def _answer_cache(
     settings.pop("transformers_version", None)
     way = {"greedy": True, "max_new_tokens": max_new_tokens, "stop": list(stop), "settings": settings}
     context = fingerprint(model) | {"generation": way}
-    return ActivationCache(cache_dir, context, model_name=model.config._name_or_path)
+    return ActivationCache(cache_dir, context, model_name=model.config._name_or_path, required=required)
 
 
 def _batches(
@@ -168,8 +176,7 @@ def _generate(
     return dict(zip(_QUANTITIES, (tokens, log_probabilities), strict=True))
 
 
-def _spoken(row: Mapping[str, torch.Tensor]) -> tuple[list[int], np.ndarray]:
-    tokens, log_probabilities = (row[name] for name in _QUANTITIES)
+def _spoken(tokens: torch.Tensor, log_probabilities: torch.Tensor) -> tuple[list[int], np.ndarray]:
     count = int((tokens >= 0).sum())
     return tokens[:count].tolist(), log_probabilities[:count].double().numpy()
 

@@ -16,6 +16,8 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface
 
+from src.models.extraction import varlen
+
 NAME = "confprobe_packed"
 
 
@@ -83,12 +85,17 @@ def _attend(
     if packed.recorded is not None:
         packed.recorded[layer] = (key, value)
     last = layer == packed.last_only
-    if layer not in packed.prefix:
+    prefix = packed.prefix.get(layer)
+    if prefix is not None and sliding_window is not None:
+        if prefix[0].shape[2] + packed.lengths[-1] > sliding_window:
+            raise NotPackable(f"its sliding window of {sliding_window} tokens is shorter than the texts")
+        sliding_window = None
+    if varlen.has_kernel(query):
+        window, lengths = sliding_window, packed.lengths
+        return varlen.attend(lengths, query, key, value, prefix, scaling, window=window, last=last), None
+    if prefix is None:
         return _own(packed, query, key, value, scaling, window=sliding_window, last=last), None
-    keys, values = packed.prefix[layer]
-    if sliding_window is not None and keys.shape[2] + packed.lengths[-1] > sliding_window:
-        raise NotPackable(f"its sliding window of {sliding_window} tokens is shorter than the texts")
-    return _own_and_shared(packed, query, key, value, (keys, values), scaling, last=last), None
+    return _own_and_shared(packed, query, key, value, prefix, scaling, last=last), None
 
 
 def _checked(packed: Segments | None, mask: Tensor | None, options: dict[str, Any]) -> Segments:

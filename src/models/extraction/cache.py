@@ -7,8 +7,9 @@ is the state: writers never wait for each other, and a killed run leaves whole s
 
 import errno
 import hashlib
+import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,12 +23,14 @@ from torch import Tensor
 
 from src import files
 from src.errors import CacheError
+from src.models.extraction.table import Table
 
 log = logging.getLogger(__name__)
 
 FORMAT = "confprobe-states-1"
 CONTEXT_NAME = "context.json"
 DAMAGED = ".corrupt"
+BUDGET_NAME = "budget.json"
 _FULL_OR_READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
 _KEYS = "keys"
 
@@ -50,16 +53,17 @@ class ActivationCache:
         folder: the cache folder; made if needed.
         context: what determines a row besides its tokens, as JSON values.
         model_name: written beside it for people to read; not part of what names a context.
-
-    Where the folder is read-only or the disk is full, one warning is given and nothing more is stored.
+        required: a folder that is read-only or full is an error; otherwise one warning is given and nothing more is
+            stored.
 
     Raises:
-        CacheError: the folder cannot be one, such as a path below a file.
+        CacheError: the folder cannot be one, such as a path below a file, or is required and cannot be written.
     """
 
-    def __init__(self, folder: str | Path, context: Mapping[str, Any], *, model_name: str = ""):
+    def __init__(self, folder: str | Path, context: Mapping[str, Any], *, model_name: str = "", required: bool = False):
         self.folder = Path(folder).expanduser() / files.sha256_of_json(dict(context))[:16]
         self._writable = True
+        self._required = required
         about = self.folder / CONTEXT_NAME
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -72,58 +76,88 @@ class ActivationCache:
 
     def _give_up(self, error: OSError) -> None:
         self._writable = False
-        log.warning("The cache %s cannot be written (%s): going on without it.", self.folder, error.strerror or error)
+        reason = error.strerror or str(error)
+        if self._required:
+            raise CacheError(
+                f"The cache {self.folder} cannot be written ({reason}), and it is required. Make room, choose another "
+                "folder, or set extraction.cache: optional."
+            ) from error
+        log.warning("The cache %s cannot be written (%s): going on without it.", self.folder, reason)
 
-    def read(self, keys: Sequence[bytes], quantities: Sequence[str]) -> dict[bytes, dict[str, Tensor]]:
-        """Rows found, verified: key -> {quantity: (width,)}. A row counts only where all quantities are there.
+    def token_budget(self, choose: Callable[[], int]) -> int:
+        """The budget recorded here; where there is none, the chosen one, which is recorded.
+
+        Passes depend on it, so a call that goes on later, or on another machine, must use the same.
+        """
+        if recorded := self.recorded_budget(self.folder):
+            return recorded
+        chosen = choose()
+        if self._writable:
+            try:
+                files.write_json(self.folder / BUDGET_NAME, {"token_budget": chosen})
+            except OSError as error:
+                self._give_up(error)
+        return chosen
+
+    @staticmethod
+    def recorded_budget(folder: Path) -> int | None:
+        """The budget recorded in a context's folder; None where there is none that makes sense."""
+        try:
+            recorded = json.loads((folder / BUDGET_NAME).read_text(encoding="utf-8"))["token_budget"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        return recorded if isinstance(recorded, int) and recorded > 0 else None
+
+    def fill(self, table: Table) -> None:
+        """Put what is kept here into the table, verified.
 
         A shard whose bytes do not match its name is set aside as *.corrupt, reported once, and not used.
         """
-        wanted = set(keys)
-        found: dict[bytes, dict[str, Tensor]] = {}
-        for path in sorted(self.folder.glob("*.safetensors")):
-            header = peek(path)
-            if header.state == "broken":
-                set_aside(path)
-            useful = [quantity for quantity in quantities if quantity in header.quantities]
-            if not useful or wanted.isdisjoint(header.keys):
-                continue
-            shard = verified(path)
-            if shard is None:
-                set_aside(path)
-                continue
-            for row, key in enumerate(header.keys):
-                if key in wanted:
-                    found.setdefault(key, {}).update({q: shard[q][row] for q in useful})
-        return {key: row for key, row in found.items() if len(row) == len(set(quantities))}
+        seen: set[Path] = set()
+        while paths := [path for path in sorted(self.folder.glob("*.safetensors")) if path not in seen]:
+            seen.update(paths)
+            gone = [path for path in paths if not _read_shard(path, table)]
+            if not gone:
+                return
+            # Those were merged into others by `cache compact`: look again.
 
     def write(self, keys: Sequence[bytes], rows: Mapping[str, Tensor]) -> None:
         """Store one shard: `rows` maps a quantity to a tensor (len(keys), width)."""
         if not self._writable:
             return
-        packed = torch.frombuffer(bytearray(b"".join(keys)), dtype=torch.uint8).reshape(len(keys), 32)
-        tensors = {name: tensor.contiguous() for name, tensor in rows.items()} | {_KEYS: packed}
-        data = save(tensors, metadata={"format": FORMAT})
         try:
-            files.write_bytes(self.folder / f"{xxhash.xxh3_128_hexdigest(data)}.safetensors", data)
+            write_shard(self.folder, keys, rows)
         except OSError as error:
             self._give_up(error)
 
 
-def keep_new(
-    cache: ActivationCache | None, keys: Sequence[bytes], rows: Mapping[str, Tensor], found: dict[bytes, Any]
-) -> None:
-    """Add the rows that `found` does not hold to it, and to the cache: no row ever stands in two shards.
+def write_shard(folder: Path, keys: Sequence[bytes], rows: Mapping[str, Tensor]) -> Path:
+    """Write one shard, whole or not at all. Raises OSError."""
+    packed = torch.frombuffer(bytearray(b"".join(keys)), dtype=torch.uint8).reshape(len(keys), 32)
+    tensors = {name: tensor.contiguous() for name, tensor in rows.items()} | {_KEYS: packed}
+    data = save(tensors, metadata={"format": FORMAT})
+    path = folder / f"{xxhash.xxh3_128_hexdigest(data)}.safetensors"
+    files.write_bytes(path, data)
+    return path
 
-    A row that was there before a pass was repeated stays as it was, in this call and in every later one.
-    """
-    new = [place for place, key in enumerate(keys) if key not in found]
-    if not new:
-        return
-    if cache is not None:
-        cache.write([keys[place] for place in new], {name: values[new] for name, values in rows.items()})
-    for place in new:
-        found[keys[place]] = {name: values[place] for name, values in rows.items()}
+
+def _read_shard(path: Path, table: Table) -> bool:
+    """Put a shard's rows into the table; False where it is gone."""
+    header = peek(path)
+    if header.state == "broken":
+        set_aside(path)
+    places = table.places(header.keys)
+    if not any(header.quantities.intersection(names) for names, _ in table.lacking(places)):
+        return header.state != "unreadable" or path.exists()
+    try:
+        shard = verified(path)
+    except FileNotFoundError:
+        return False
+    if shard is None:
+        set_aside(path)
+    else:
+        table.add(places, shard)
+    return True
 
 
 @dataclass(frozen=True)

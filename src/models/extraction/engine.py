@@ -1,9 +1,9 @@
-"""Texts in, rows out: plan the batches, take what is cached, compute the rest, store it batch by batch."""
+"""Texts in, rows out: take what is cached, compute the rest in whole passes, keep each as it comes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -11,15 +11,19 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from src import files
-from src.models.extraction.cache import ActivationCache, keep_new, row_key
+from src.models.extraction.cache import ActivationCache, row_key
 from src.models.extraction.capture import NEXT
+from src.models.extraction.cost import token_budget
 from src.models.extraction.fingerprint import fingerprint
-from src.models.extraction.layers import anatomy
+from src.models.extraction.keeping import Keeper
+from src.models.extraction.layers import Anatomy, anatomy
 from src.models.extraction.packed import why_not_packable
-from src.models.extraction.packing import TOKEN_BUDGET
 from src.models.extraction.passes import Job, run_job
+from src.models.extraction.table import Table
 
 POSITION = "last_prompt"
+# What to do where the cache cannot be written: go on without it, or stop.
+CachePolicy = Literal["optional", "required"]
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,49 @@ class Rows:
     computed: int
 
 
+@dataclass(frozen=True)
+class Request:
+    """Distinct sequences and what is wanted of each.
+
+    Attributes:
+        job: the texts, where each is read, layers and candidates.
+        keys: what names each text's row.
+        place: (n,) for each sequence as it was given, the distinct one that it equals.
+    """
+
+    job: Job
+    keys: tuple[bytes, ...]
+    place: np.ndarray
+
+    @property
+    def quantities(self) -> list[str]:
+        """The names under which what is wanted is kept."""
+        return [*self.job.layers, *([_candidate_name(self.job.candidates)] if self.job.candidates else [])]
+
+
+def make_request(
+    model: Any,
+    sequences: Sequence[Sequence[int]],
+    starts: Sequence[int] | None,
+    layers: Sequence[str],
+    candidates: Sequence[int],
+) -> Request:
+    """Arguments as in `read_rows`. Equal sequences become one."""
+    starts = [len(ids) - 1 for ids in sequences] if starts is None else starts
+    wanted = [(tuple(ids), start) for ids, start in zip(sequences, starts, strict=True)]
+    distinct = {one: place for place, one in enumerate(dict.fromkeys(wanted))}
+    texts, first = [ids for ids, _ in distinct], [start for _, start in distinct]
+    job = Job(model, anatomy(model), texts, first, tuple(layers), tuple(candidates))
+    keys = tuple(row_key(*one) for one in distinct)
+    return Request(job, keys, np.array([distinct[one] for one in wanted], dtype=np.int64))
+
+
+def cache_context(model: Any, parts: Anatomy) -> dict[str, Any]:
+    """Everything that determines a row besides its tokens."""
+    packable = not why_not_packable(model, parts)
+    return fingerprint(model) | {"position": POSITION} | ({"attention": "packed"} if packable else {})
+
+
 def read_rows(
     model: Any,
     sequences: Sequence[Sequence[int]],
@@ -45,7 +92,8 @@ def read_rows(
     layers: Sequence[str] = (),
     candidates: Sequence[int] = (),
     cache_dir: str | Path | None = None,
-    budget: int = TOKEN_BUDGET,
+    cache: CachePolicy = "optional",
+    budget: int | None = None,
     progress: str = "hidden states",
 ) -> Rows:
     """States and next-token log-probabilities, in the order of `sequences`.
@@ -61,52 +109,71 @@ def read_rows(
         layers: canonical names, see `layer_names`.
         candidates: token ids whose log-probability as the next token is wanted.
         cache_dir: where rows are kept between calls; None: not kept.
-        budget: tokens of one pass.
-        progress: the label of the progress bar.
+        cache: what to do where it cannot be written.
+        budget: tokens of one pass; None: what fits into the free memory, chosen once for a cache and recorded there.
+        progress: the label of the progress bar, which counts tokens of texts whose rows are there.
+
+    Raises:
+        ModelError: a text does not fit into a GPU's memory, or a state that is not finite.
+        CacheError: cache_dir cannot be used, or is required and cannot be written.
     """
-    parts = anatomy(model)
-    packable = not why_not_packable(model, parts)
-    context = fingerprint(model) | {"position": POSITION} | ({"attention": "packed"} if packable else {})
-    starts = [len(ids) - 1 for ids in sequences] if starts is None else starts
-    wanted = [(tuple(ids), start) for ids, start in zip(sequences, starts, strict=True)]
-    distinct = list(dict.fromkeys(wanted))
-    keys = [row_key(*one) for one in distinct]
-    quantities = [*layers, *([_candidate_name(candidates)] if candidates else [])]
-    name = model.config._name_or_path
-    cache = ActivationCache(cache_dir, context, model_name=name) if cache_dir is not None else None
-    found = cache.read(keys, quantities) if cache is not None else {}
-    texts, first = [ids for ids, _ in distinct], [start for _, start in distinct]
-    job = Job(model, parts, texts, first, tuple(layers), tuple(candidates))
-    computed = 0
-    with tqdm(total=len(distinct), desc=progress, unit="text", disable=None, leave=False) as bar:
-        for rows, states in run_job(job, [key in found for key in keys], budget):
+    request = make_request(model, sequences, starts, layers, candidates)
+    job, table = request.job, Table(request.keys, request.quantities)
+    store = None
+    if cache_dir is not None:
+        context, name = cache_context(model, job.parts), model.config._name_or_path
+        store = ActivationCache(cache_dir, context, model_name=name, required=cache == "required")
+        store.fill(table)
+    known = table.known()
+    if not known.all():
+        _compute(job, known, table, store, budget, progress)
+    return _in_order(request, table, computed=int((~known).sum()))
+
+
+def _compute(
+    job: Job, known: np.ndarray, table: Table, store: ActivationCache | None, budget: int | None, progress: str
+) -> None:
+    def choose() -> int:
+        return token_budget(job.model, job.parts, with_head=bool(job.candidates))
+
+    budget = budget or (store.token_budget(choose) if store is not None else choose())
+    lengths = np.array([len(ids) for ids in job.texts])
+    bar = tqdm(
+        total=int(lengths.sum()), initial=int(lengths[known].sum()), desc=progress, unit="tok", unit_scale=True,
+        disable=None, leave=False,
+    )  # fmt: skip
+    with bar, Keeper(table, store) as keeper:
+        for rows, states in run_job(job, known, budget):
             if states:
-                if candidates:
-                    states[_candidate_name(candidates)] = states.pop(NEXT)
-                keep_new(cache, [keys[row] for row in rows], states, found)
-                computed += len(rows)
-            bar.update(len(rows))
-    return _in_order(found, [row_key(*one) for one in wanted], layers, candidates, computed)
+                keeper.keep(rows, {_quantity(name, job): values for name, values in states.items()})
+                bar.update(int(lengths[rows[~known[rows]]].sum()))
+
+
+def _quantity(name: str, job: Job) -> str:
+    return _candidate_name(job.candidates) if name == NEXT else name
 
 
 def _candidate_name(candidates: Sequence[int]) -> str:
     return "next." + files.sha256_of_json(list(candidates))[:16]
 
 
-def _in_order(
-    found: dict[bytes, dict[str, Tensor]],
-    keys: Sequence[bytes],
-    layers: Sequence[str],
-    candidates: Sequence[int],
-    computed: int,
-) -> Rows:
-    states = {layer: torch.stack([found[key][layer] for key in keys]) for layer in layers}
-    if not candidates:
-        return Rows(states, torch.empty(len(keys), 0), computed)
-    name = _candidate_name(candidates)
-    return Rows(states, torch.stack([found[key][name] for key in keys]), computed)
+def _in_order(request: Request, table: Table, *, computed: int) -> Rows:
+    in_order = len(request.place) == len(request.keys)
+    place = torch.from_numpy(request.place)
+
+    def column(name: str) -> Tensor:
+        return table[name] if in_order else table[name][place]
+
+    job = request.job
+    states = {layer: column(layer) for layer in job.layers}
+    chances = column(_candidate_name(job.candidates)) if job.candidates else torch.empty(len(place), 0)
+    return Rows(states, chances, computed)
 
 
 def as_array(states: dict[str, Tensor]) -> np.ndarray:
     """float32 (n, layers, d), layers in the order of the dictionary."""
-    return np.stack([tensor.float().numpy() for tensor in states.values()], axis=1)
+    first = next(iter(states.values()))
+    array = np.empty((len(first), len(states), *first.shape[1:]), dtype=np.float32)
+    for place, values in enumerate(states.values()):
+        torch.from_numpy(array[:, place]).copy_(values)
+    return array

@@ -20,7 +20,10 @@ _NOT_NUMERIC = ("_name_or_path", "transformers_version", "use_cache", "output_at
 
 
 def fingerprint(model: Any) -> dict[str, Any]:
-    """Model, adapter, precision and attention path of a loaded model, with the adapter as it is switched now."""
+    """Model, adapter, precision and attention path of a loaded model, with the adapter as it is switched now.
+
+    A model without weights (on the meta device) has None in place of their hash.
+    """
     config = model.config.to_dict()
     for key in _NOT_NUMERIC:
         config.pop(key, None)
@@ -64,9 +67,11 @@ def _active_halves(name: str, module: Any) -> Iterator[tuple[str, Tensor]]:
             yield f"{path}.B", module.lora_B[adapter].weight
 
 
-def _hash_tensors(tensors: Iterator[tuple[str, Tensor]]) -> str:
+def _hash_tensors(tensors: Iterator[tuple[str, Tensor]]) -> str | None:
     digest = xxhash.xxh3_128()
     for name, tensor in sorted(tensors, key=lambda pair: pair[0]):
+        if tensor.is_meta:
+            return None
         digest.update(f"{name}|{tuple(tensor.shape)}|{tensor.dtype}".encode())
         digest.update(tensor.detach().contiguous().cpu().view(torch.uint8).numpy().data)
     return digest.hexdigest()

@@ -4,13 +4,14 @@ import contextlib
 import json
 import re
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from src import files
 from src.errors import CacheError
-from src.models.extraction.cache import CONTEXT_NAME, DAMAGED, FORMAT, peek, set_aside, verified
+from src.models.extraction.cache import BUDGET_NAME, CONTEXT_NAME, DAMAGED, FORMAT, peek, set_aside, verified
 
 _SHARD = re.compile(r"[0-9a-f]{32}\.(safetensors|corrupt)")
 
@@ -51,6 +52,14 @@ def contexts(folder: str | Path) -> list[Context]:
     """
     found = [_context(path) for path in _context_folders(Path(folder).expanduser())]
     return sorted(found, key=lambda context: -context.bytes)
+
+
+def contexts_like(folder: str | Path, context: Mapping[str, Any]) -> list[Path]:
+    """A context's folder below `folder`; of a model without weights, all that differ in weights and adapter only."""
+    unknown = ("weights", "adapter") if context["weights"] is None else ()
+    known = {key: value for key, value in context.items() if key not in unknown}
+    paths = sorted(path.parent for path in Path(folder).expanduser().glob(f"*/{CONTEXT_NAME}"))
+    return [path for path in paths if known.items() <= _about(path / CONTEXT_NAME).items()]
 
 
 def verify(folder: str | Path) -> tuple[int, list[Path]]:
@@ -100,7 +109,7 @@ def prune(folder: str | Path, *, older_than_days: float | None = None, dry_run: 
 def _goes(path: Path, *, whole: bool) -> bool:
     shard = _SHARD.fullmatch(path.name)
     damaged = shard is not None and path.suffix == DAMAGED
-    ours = shard is not None or path.name == CONTEXT_NAME
+    ours = shard is not None or path.name in (CONTEXT_NAME, BUDGET_NAME)
     return path.is_file() and (damaged or files.is_stale(path) or (whole and ours))
 
 

@@ -58,7 +58,7 @@ def forward_packed(
     begun = next(iter(prefix.values()))[0].shape[2] if prefix else 0
     ends = torch.tensor(lengths).cumsum(0) - 1
     # Where means are wanted, all tokens are computed in the top block too.
-    top = _top_block(parts, layers, candidates) if only_last(texts, starts) else None
+    top = top_block(parts, layers, candidates) if only_last(texts, starts) else None
     segments = Segments(lengths, prefix=prefix or {}, last_only=top)
     inputs = {
         "input_ids": torch.tensor([token for ids in texts for token in ids])[None],
@@ -72,7 +72,7 @@ def forward_packed(
         parts_of = zip(states[0].split(lengths), starts, strict=True)
         return torch.stack([mean_of(own[start:]) for own, start in parts_of])
 
-    with packed_attention(model), _only_rows(_token_wise(parts, top), ends):
+    with packed_attention(model), _only_rows(token_wise(parts, top), ends):
         return forward(model, parts, inputs, take, layers, candidates)
 
 
@@ -80,7 +80,7 @@ def shared_beginning(
     model: Any, parts: Anatomy, ids: Sequence[int], layers: Sequence[str], candidates: Sequence[int]
 ) -> Prefix:
     """Keys and values, after rotation, of a beginning in every block that the texts after it will need."""
-    top = _top_block(parts, layers, candidates)
+    top = top_block(parts, layers, candidates)
     segments = Segments([len(ids)], recorded={})
     device = model.get_input_embeddings().weight.device
     stop = None if top is None else _attention_output(parts.blocks[top]).register_forward_pre_hook(_stop)
@@ -97,7 +97,7 @@ def _stop(*_: Any) -> None:
     raise Enough
 
 
-def _top_block(parts: Anatomy, layers: Sequence[str], candidates: Sequence[int]) -> int | None:
+def top_block(parts: Anatomy, layers: Sequence[str], candidates: Sequence[int]) -> int | None:
     """The block above which no other row than the wanted ones is read; None where no block is needed."""
     if candidates or FINAL_NORM in layers:
         return len(parts.blocks) - 1
@@ -105,7 +105,7 @@ def _top_block(parts: Anatomy, layers: Sequence[str], candidates: Sequence[int])
     return blocks[-1] if blocks else None
 
 
-def _token_wise(parts: Anatomy, top: int | None) -> list[nn.Module]:
+def token_wise(parts: Anatomy, top: int | None) -> list[nn.Module]:
     """Parts of the top block whose other rows nobody reads. Keys and values are needed of all tokens."""
     if top is None:
         return []

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-TOKEN_BUDGET = 4096
 # A shared beginning costs a pass of its own and packs of its own: it must save at least so many tokens.
 LEAST_SAVED = 512
 
@@ -24,8 +23,13 @@ class Pack:
     rows: np.ndarray
     shared: int = 0
 
+    def halves(self) -> list["Pack"]:
+        """Two packs of half the texts each."""
+        middle = len(self.rows) // 2
+        return [Pack(self.rows[:middle], self.shared), Pack(self.rows[middle:], self.shared)]
 
-def plan_batches(lengths: Sequence[int], budget: int = TOKEN_BUDGET) -> list[np.ndarray]:
+
+def plan_batches(lengths: Sequence[int], budget: int) -> list[np.ndarray]:
     """Row numbers of each padded batch: sorted by length, filled while the padded tokens stay within the budget.
 
     A text longer than the budget is a batch of its own. Batches are computed and stored whole, so a run that
@@ -42,7 +46,7 @@ def plan_batches(lengths: Sequence[int], budget: int = TOKEN_BUDGET) -> list[np.
 
 
 def plan_packs(
-    sequences: Sequence[Sequence[int]], budget: int = TOKEN_BUDGET, *, most_shared: Sequence[int] | None = None
+    sequences: Sequence[Sequence[int]], budget: int, *, most_shared: Sequence[int] | None = None
 ) -> list[Pack]:
     """Packs without padding: each holds at most `budget` own tokens (or one longer text).
 

@@ -1,13 +1,16 @@
 """All passes of one call: packed where the model allows it, padded where not, each pass whole."""
 
 import logging
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
+from src.errors import ModelError
 from src.models.extraction.attention import NotPackable
 from src.models.extraction.capture import forward_padded
 from src.models.extraction.fingerprint import quantization_of
@@ -42,32 +45,80 @@ class Job:
     candidates: tuple[int, ...]
 
 
-def run_job(job: Job, known: Sequence[bool], budget: int) -> Iterator[tuple[np.ndarray, dict[str, Tensor]]]:
+@dataclass(frozen=True)
+class Passes:
+    """All passes of a job, in their order.
+
+    Attributes:
+        packs: which texts each pass computes.
+        padded: why the packed path is not taken; "" where it is.
+    """
+
+    packs: list[Pack]
+    padded: str
+
+
+def plan_passes(job: Job, budget: int, *, padded: str) -> Passes:
+    """A pure function of all texts and the budget, so that a call that was interrupted forms the same passes again."""
+    if not padded:
+        # What is averaged must be computed, so only what lies before it can be shared.
+        most = job.starts if _sees_all(job) else [0] * len(job.texts)
+        return Passes(plan_packs(job.texts, budget, most_shared=most), "")
+    # 8-bit kernels let the texts of a batch influence each other (10 % with outlier channels): one at a time.
+    size = 1 if quantization_of(job.model) == "8bit" else budget
+    return Passes([Pack(rows) for rows in plan_batches([len(ids) for ids in job.texts], size)], padded)
+
+
+def run_job(job: Job, known: np.ndarray, budget: int) -> Iterator[tuple[np.ndarray, dict[str, Tensor]]]:
     """Row numbers and states of each pass; a pass whose rows are all known is not computed, its states are empty.
 
-    Passes are planned from all texts, known or not, so that an interrupted call that goes on forms the same ones.
+    Where a GPU's memory does not hold a pass, it and all later ones are halved.
+
+    Raises:
+        ModelError: one text alone does not fit.
     """
-    if all(known):
+    if known.all():
         yield np.arange(len(job.texts)), {}
         return
     reason = why_not_packable(job.model, job.parts) or _refusal(job)
     if reason:
         log.info("%s takes the padded path: %s.", type(job.model).__name__, reason)
-    yield from _padded(job, known, budget) if reason else _packed(job, known, budget)
-
-
-def _packed(job: Job, known: Sequence[bool], budget: int) -> Iterator[tuple[np.ndarray, dict[str, Tensor]]]:
-    beginning: tuple[int, ...] = ()
-    prefix: Prefix = {}
-    # What is averaged must be computed, so only what lies before it can be shared.
-    for pack in plan_packs(job.texts, budget, most_shared=job.starts if _sees_all(job) else [0] * len(job.texts)):
-        if all(known[row] for row in pack.rows):
+    compute = _run_padded if reason else _PackedPasses()
+    queue = deque(plan_passes(job, budget, padded=reason).packs)
+    most = None
+    while queue:
+        pack = queue.popleft()
+        if known[pack.rows].all():
             yield pack.rows, {}
-            continue
-        if pack.shared and beginning != job.texts[pack.rows[0]][: pack.shared]:
-            beginning = job.texts[pack.rows[0]][: pack.shared]
-            prefix = shared_beginning(job.model, job.parts, beginning, job.layers, job.candidates)
-        yield pack.rows, _run_pack(job, pack, prefix if pack.shared else {})
+        elif most is not None and len(pack.rows) > 1 and _tokens(job, pack) > most:
+            queue.extendleft(reversed(pack.halves()))
+        elif (states := _computed(compute, job, pack)) is not None:
+            yield pack.rows, states
+        else:
+            most = _tokens(job, pack) // 2
+            log.warning("The GPU's memory is full: going on with %d tokens at once.", most)
+            queue.appendleft(pack)
+
+
+Compute = Callable[[Job, Pack], dict[str, Tensor]]
+
+
+def _computed(compute: Compute, job: Job, pack: Pack) -> dict[str, Tensor] | None:
+    """None where the GPU's memory does not hold it."""
+    try:
+        return compute(job, pack)
+    except torch.OutOfMemoryError as error:
+        if len(pack.rows) == 1:
+            raise ModelError(
+                f"A text of {len(job.texts[pack.rows[0]]):,} tokens does not fit into the GPU's memory beside the "
+                "model. Shorten it (data.truncation), or use a quantised or smaller model."
+            ) from error
+    torch.cuda.empty_cache()  # outside of the handler, whose traceback holds the tensors
+    return None
+
+
+def _tokens(job: Job, pack: Pack) -> int:
+    return sum(len(job.texts[row]) - pack.shared for row in pack.rows)
 
 
 def _sees_all(job: Job) -> bool:
@@ -76,22 +127,28 @@ def _sees_all(job: Job) -> bool:
     return window is None or max(map(len, job.texts)) <= window
 
 
-def _run_pack(job: Job, pack: Pack, prefix: Prefix) -> dict[str, Tensor]:
-    own = [job.texts[row][pack.shared :] for row in pack.rows]
-    starts = [job.starts[row] - pack.shared for row in pack.rows]
-    return forward_packed(job.model, job.parts, own, starts, job.layers, job.candidates, prefix=prefix)
+@dataclass
+class _PackedPasses:
+    """Computes packs; the last shared beginning is at hand for the next pack, which mostly has the same."""
+
+    beginning: tuple[int, ...] = ()
+    prefix: Prefix = field(default_factory=dict)
+
+    def __call__(self, job: Job, pack: Pack) -> dict[str, Tensor]:
+        beginning = job.texts[pack.rows[0]][: pack.shared]
+        if pack.shared and self.beginning != beginning:
+            self.prefix = {}
+            self.prefix = shared_beginning(job.model, job.parts, beginning, job.layers, job.candidates)
+            self.beginning = beginning
+        own = [job.texts[row][pack.shared :] for row in pack.rows]
+        starts = [job.starts[row] - pack.shared for row in pack.rows]
+        prefix = self.prefix if pack.shared else {}
+        return forward_packed(job.model, job.parts, own, starts, job.layers, job.candidates, prefix=prefix)
 
 
-def _padded(job: Job, known: Sequence[bool], budget: int) -> Iterator[tuple[np.ndarray, dict[str, Tensor]]]:
-    # 8-bit kernels let the texts of a batch influence each other (10 % with outlier channels): one at a time.
-    size = 1 if quantization_of(job.model) == "8bit" else budget
-    for rows in plan_batches([len(ids) for ids in job.texts], size):
-        if all(known[row] for row in rows):
-            yield rows, {}
-        else:
-            texts = [job.texts[row] for row in rows]
-            starts = [job.starts[row] for row in rows]
-            yield rows, forward_padded(job.model, job.parts, texts, starts, job.layers, job.candidates)
+def _run_padded(job: Job, pack: Pack) -> dict[str, Tensor]:
+    texts, starts = [job.texts[row] for row in pack.rows], [job.starts[row] for row in pack.rows]
+    return forward_padded(job.model, job.parts, texts, starts, job.layers, job.candidates)
 
 
 def _refusal(job: Job) -> str:

@@ -1,0 +1,104 @@
+"""From the passes to memory and disk in a thread of its own: neither copying nor writing holds up the next pass."""
+
+import contextlib
+import time
+from collections import deque
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from src.errors import ModelError
+from src.models.extraction.cache import ActivationCache
+from src.models.extraction.table import Table
+
+# Short passes share a shard: one is written when the first of its rows has waited so long, or at so many bytes. A kill
+# loses what waits and the pass that is running.
+SECONDS = 2.0
+BYTES = 64 << 20
+_MOST_WAITING = 4
+
+
+class Keeper:
+    """Takes whole passes, and has all of them in the table and in the cache when its block ends.
+
+    Rows that are in the table already are neither changed nor written again, so that none stands in two shards.
+
+    Args:
+        table: gets the rows.
+        cache: gets them too; None: they are not kept between calls.
+    """
+
+    def __init__(self, table: Table, cache: ActivationCache | None):
+        self._table = table
+        self._cache = cache
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="confprobe-keeper")
+        self._waiting: deque[Future[None]] = deque()
+        self._unwritten: dict[tuple[str, ...], list[tuple[list[bytes], dict[str, Tensor]]]] = {}
+        self._bytes = 0
+        self._since = 0.0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def keep(self, places: np.ndarray, rows: Mapping[str, Tensor]) -> None:
+        """Hand over a pass: quantity -> (len(places), width), on any device.
+
+        Raises:
+            ModelError: an earlier pass held a number that is not finite.
+            CacheError: the cache is required and cannot be written.
+        """
+        self._waiting.append(self._thread.submit(self._store, places, rows))
+        while len(self._waiting) > _MOST_WAITING:
+            self._waiting.popleft().result()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._thread.shutdown(wait=True)
+        # A write that fails must not hide why the block ended.
+        with contextlib.suppress(OSError) if kind else contextlib.nullcontext():
+            self._write()
+        if kind is None:
+            for waiting in self._waiting:
+                waiting.result()
+
+    def _store(self, places: np.ndarray, rows: Mapping[str, Tensor]) -> None:
+        here = {name: values.cpu() for name, values in rows.items()}
+        _refuse_what_is_not_finite(here)
+        if self._cache is not None:
+            for names, new in self._table.lacking(places):
+                self._to_be_written(names, [self._table.keys[place] for place in places[new]], new, here)
+        self._table.add(places, here)
+        if self._bytes and (self._bytes >= BYTES or time.monotonic() - self._since >= SECONDS):
+            self._write()
+
+    def _to_be_written(
+        self, names: tuple[str, ...], keys: list[bytes], new: np.ndarray, rows: Mapping[str, Tensor]
+    ) -> None:
+        if not self._bytes:
+            self._since = time.monotonic()
+        chosen = {name: rows[name][torch.from_numpy(new)] for name in names}
+        self._unwritten.setdefault(names, []).append((keys, chosen))
+        self._bytes += sum(values.nbytes for values in chosen.values())
+
+    def _write(self) -> None:
+        unwritten, self._unwritten, self._bytes = self._unwritten, {}, 0
+        for names, parts in unwritten.items():
+            keys = [key for some, _ in parts for key in some]
+            if self._cache is not None:
+                self._cache.write(keys, {name: torch.cat([rows[name] for _, rows in parts]) for name in names})
+
+
+def _refuse_what_is_not_finite(rows: Mapping[str, Tensor]) -> None:
+    for name, values in rows.items():
+        finite = values.isfinite().flatten(1).all(1) if values.is_floating_point() else torch.ones(1, dtype=torch.bool)
+        if not finite.all():
+            raise ModelError(
+                f"{name} holds numbers that are not finite in {int((~finite).sum())} of {len(values)} rows of a pass "
+                f"({values.dtype}). float16 overflows at 65,504: load the model with dtype='bfloat16' or 'float32'."
+            )
