@@ -1,7 +1,7 @@
 """Hidden-state extraction against plain transformers, on the workloads of the reference (random weights, CPU or GPU).
 
     python benchmarks/extraction.py                          # model s, (a) N=96 and (b) N=48, bf16 and fp32
-    python benchmarks/extraction.py --full                   # (a) N=512 and (b) N=256
+    python benchmarks/extraction.py --full --peers           # (a) N=512 and (b) N=256, and other tools (see peers.py)
     python benchmarks/extraction.py --device cuda --model 8b # 8B-shaped, bf16, and through a LoRA
 
 Every repetition runs every method once, in turn; figures are medians of the ratios within a repetition. On the CPU the
@@ -9,21 +9,26 @@ main column is CPU-seconds of all threads; set OMP_WAIT_POLICY=PASSIVE (done bel
 """
 
 import argparse
+import ctypes
 import gc
 import math
 import os
 import platform
 import random
-import statistics
+import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("GOMP_SPINCOUNT", "0")
 
+import numpy as np
+import peers
 import torch
-import transformers
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -38,6 +43,7 @@ SHAPES = {
            "intermediate_size": 14336, "head_dim": 128},
 }  # fmt: skip
 Ids = tuple[int, ...]
+Method = Callable[[Any, Sequence[Ids], Sequence[int]], Tensor]
 
 
 def workload(name: str, n: int) -> list[Ids]:
@@ -141,22 +147,30 @@ def needed_gflop(model: Any, texts: Sequence[Ids], layers: Sequence[int], *, sha
     return ((top - 1) * (tokens * per_token + attention) + last) / 1e9
 
 
-def extra_megabytes(call: Callable[[], Any]) -> float | None:
-    """Peak resident memory over what there was before, Linux only."""
+def extra_megabytes(call: Callable[[], Any]) -> float:
+    """Peak resident memory over what there was before, looked at every 2 ms. Linux only."""
+    gc.collect()
+    ctypes.CDLL("libc.so.6").malloc_trim(0)
+    before = peak = _resident()
+    done = threading.Event()
+
+    def look() -> None:
+        nonlocal peak
+        while not done.wait(0.002):
+            peak = max(peak, _resident())
+
+    watcher = threading.Thread(target=look)
+    watcher.start()
     try:
-        gc.collect()
-        before = _resident("VmRSS")
-        with open("/proc/self/clear_refs", "w") as file:  # noqa: PTH123
-            file.write("5")
         call()
-        return (_resident("VmHWM") - before) / 1024
-    except OSError:
-        return None
+    finally:
+        done.set()
+        watcher.join()
+    return (peak - before) / 1e6
 
 
-def _resident(key: str) -> int:
-    with open("/proc/self/status") as file:  # noqa: PTH123
-        return next(int(line.split()[1]) for line in file if line.startswith(key))
+def _resident() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
 
 
 def _finish(device: str) -> None:
@@ -164,41 +178,68 @@ def _finish(device: str) -> None:
         torch.cuda.synchronize()
 
 
-def compare(model: Any, texts: list[Ids], layers: list[int], args: argparse.Namespace, title: str, shared: int) -> None:
+@dataclass(frozen=True)
+class Row:
+    """A method, the layers it reads, and whether its share of the GEMM peak is of interest."""
+
+    name: str
+    method: Method
+    layers: list[int]
+
+
+def rows_for(model: Any, args: argparse.Namespace, *, with_peers: bool) -> list[Row]:
+    """Plain use first: the ratios are to it. It computes all layers whatever is asked."""
+    count = model.config.num_hidden_layers
+    three, one = [count // 4 - 1, count // 2 - 1, 3 * count // 4 - 1], [count // 2 - 1]
+    rows = [
+        Row("plain transformers, batch 16", naive, three),
+        Row("this library, 3 layers", ours, three),
+        Row("this library, one middle layer", ours, one),
+        Row("one by one, hooks, early stop", one_by_one_with_hooks, three),
+    ]
+    if with_peers and args.peers:
+        found = {
+            "TransformerLens, filter and stop": peers.transformer_lens(model),
+            "nnsight, saved layers and stop": peers.nnsight(model),
+            "nnsight, one by one and stop": peers.nnsight(model, batch=1),
+        }
+        rows += [Row(name, method, three) for name, method in found.items() if method is not None]
+    return rows
+
+
+def compare(model: Any, texts: list[Ids], rows: list[Row], args: argparse.Namespace, title: str, shared: int) -> None:
     clock = time.process_time if args.device == "cpu" else time.perf_counter
-    methods: dict[str, Callable[..., Tensor]] = {"plain transformers, batch 16": naive, "this library": ours}
-    if args.one_by_one:
-        methods["one by one, hooks, early stop"] = one_by_one_with_hooks
-    seconds: dict[str, list[float]] = {name: [] for name in methods}
-    walls: dict[str, list[float]] = {name: [] for name in methods}
+    seconds, walls = np.zeros((2, args.repetitions, len(rows)))
     found: dict[str, Tensor] = {}
     peaks = []
-    ours(model, texts[:4], layers)
-    naive(model, texts[:16], layers)
-    for _ in range(args.repetitions):
+    for row in rows:
+        row.method(model, texts[:16], row.layers)
+    for repetition in range(args.repetitions):
         peaks.append(gemm_peak(next(model.parameters()).dtype, args.device, clock))
-        for name, method in methods.items():
+        for column, row in enumerate(rows):
             start, wall = clock(), time.perf_counter()
-            found[name] = method(model, texts, layers)
+            found[row.name] = row.method(model, texts, row.layers)
             _finish(args.device)
-            seconds[name].append(clock() - start)
-            walls[name].append(time.perf_counter() - wall)
-    print(f"\n{title}: {len(texts)} texts, {sum(map(len, texts)):,} tokens, blocks {layers}")
-    flop = needed_gflop(model, texts, layers, shared=shared)
-    first = next(iter(methods))
-    for name in methods:
-        ratios = [a / b for a, b in zip(seconds[first], seconds[name], strict=True)]
-        wall_ratios = [a / b for a, b in zip(walls[first], walls[name], strict=True)]
-        share = [flop / s / p for s, p in zip(seconds[name], peaks, strict=True)]
+            seconds[repetition, column] = clock() - start
+            walls[repetition, column] = time.perf_counter() - wall
+    print(
+        f"\n### {title}: {len(texts)} texts, {sum(map(len, texts)):,} tokens; GEMM peak {np.median(peaks):.0f} GFLOP/s\n"
+    )
+    print("| method | seconds | ratio (lowest-highest) | ratio, wall | share of the GEMM peak | extra memory |")
+    print("|---|---|---|---|---|---|")
+    for column, row in enumerate(rows):
+        ratio, wall = seconds[:, 0] / seconds[:, column], walls[:, 0] / walls[:, column]
+        share = needed_gflop(model, texts, row.layers, shared=shared) / seconds[:, column] / np.array(peaks)
+        sparing = row.method is not naive or not args.skip_memory_of_plain
+        extra = extra_megabytes(partial(row.method, model, texts, row.layers)) if sparing else float("nan")
         print(
-            f"  {name:32s} {statistics.median(seconds[name]):8.2f} s  x{statistics.median(ratios):5.2f}"
-            f" ({min(ratios):.2f}-{max(ratios):.2f})  wall x{statistics.median(wall_ratios):5.2f}"
-            f"  {100 * statistics.median(share):4.0f} % of the GEMM peak"
+            f"| {row.name} | {np.median(seconds[:, column]):.2f} | {np.median(ratio):.2f} ({ratio.min():.2f}-"
+            f"{ratio.max():.2f}) | {np.median(wall):.2f} | {100 * np.median(share):.0f} % | {extra:.0f} MB |",
+            flush=True,
         )
-    difference = (found["this library"] - found[first]).norm(dim=-1) / found[first].norm(dim=-1)
-    print(f"  largest relative difference to plain transformers: {difference.max():.1e}")
-    if args.device == "cpu":
-        print(f"  extra memory: {extra_megabytes(lambda: ours(model, texts, layers)) or float('nan'):.0f} MB")
+    plain, here = (found[row.name] for row in rows[:2])
+    difference = (here - plain).norm(dim=-1) / plain.norm(dim=-1)
+    print(f"\nLargest relative difference to plain transformers: {difference.max():.1e}", flush=True)
 
 
 def main() -> None:
@@ -208,23 +249,23 @@ def main() -> None:
     parser.add_argument("--dtypes", nargs="+", default=["bfloat16", "float32"])
     parser.add_argument("--workloads", nargs="+", choices=["a", "b"], default=["a", "b"])
     parser.add_argument("--full", action="store_true", help="512 and 256 texts instead of 96 and 48")
-    parser.add_argument("--one-by-one", action="store_true", help="also one text at a time with hooks and early stop")
+    parser.add_argument("--peers", action="store_true", help="also the peers of peers.py, where installed: float32 (a)")
+    parser.add_argument("--skip-memory-of-plain", action="store_true", help="saves a run of the slowest method")
     parser.add_argument("--repetitions", type=int, default=3)
     args = parser.parse_args()
     if args.device == "cpu":
         torch.set_num_threads(2)
-    versions = f"torch {torch.__version__}, transformers {transformers.__version__}"
-    print(f"{platform.platform()}, {torch.get_num_threads()} threads; {versions}")
-    n_a, n_b = (512, 256) if args.full else (96, 48)
+    packages = ("torch", "transformers", "transformer-lens", "nnsight")
+    versions = ", ".join(f"{package} {found}" for package in packages if (found := peers.version(package)))
+    unit = "CPU-seconds of all threads" if args.device == "cpu" else "seconds"
+    print(f"{platform.platform()}, {torch.get_num_threads()} threads, {unit}; {versions}")
+    sizes = {"a": 512, "b": 256} if args.full else {"a": 96, "b": 48}
     for dtype in args.dtypes:
         model = build(args.model, getattr(torch, dtype), args.device)
-        count = model.config.num_hidden_layers
-        three, one = [count // 4 - 1, count // 2 - 1, 3 * count // 4 - 1], [count // 2 - 1]
-        if "a" in args.workloads:
-            compare(model, workload("a", n_a), three, args, f"(a) {dtype}, 3 layers", 0)
-            compare(model, workload("a", n_a), one, args, f"(a) {dtype}, one middle layer", 0)
-        if "b" in args.workloads:
-            compare(model, workload("b", n_b), three, args, f"(b) {dtype}, 3 layers", 700)
+        for name in args.workloads:
+            rows = rows_for(model, args, with_peers=name == "a" and dtype == "float32")
+            shared = 700 if name == "b" else 0
+            compare(model, workload(name, sizes[name]), rows, args, f"({name}) {dtype}", shared)
 
 
 if __name__ == "__main__":

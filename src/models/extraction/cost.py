@@ -11,7 +11,7 @@ from src import machine
 from src.models.extraction.layers import Anatomy
 
 # More tokens at once make a CPU no faster; a GPU needs more to be busy.
-_MOST_TOKENS = {"cpu": 4096, "cuda": 16_384}
+_MOST_TOKENS = {"cpu": 2048, "cuda": 16_384}
 _FEWEST_TOKENS = 256
 # Share of the free memory that one pass may take, and of the peak of a matrix product that a pass reaches (both
 # measured, see benchmarks/RESULTS.md; a pass on the CPU reached 60 to 75 %).
