@@ -222,9 +222,8 @@ def compare(model: Any, texts: list[Ids], rows: list[Row], args: argparse.Namesp
             _finish(args.device)
             seconds[repetition, column] = clock() - start
             walls[repetition, column] = time.perf_counter() - wall
-    print(
-        f"\n### {title}: {len(texts)} texts, {sum(map(len, texts)):,} tokens; GEMM peak {np.median(peaks):.0f} GFLOP/s\n"
-    )
+    tokens = sum(map(len, texts))
+    print(f"\n### {title}: {len(texts)} texts, {tokens:,} tokens; GEMM peak {np.median(peaks):.0f} GFLOP/s\n")
     print("| method | seconds | ratio (lowest-highest) | ratio, wall | share of the GEMM peak | extra memory |")
     print("|---|---|---|---|---|---|")
     for column, row in enumerate(rows):

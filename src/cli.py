@@ -202,6 +202,18 @@ def cache_verify(folder: CacheFolder = Path("cache"), as_json: Json = False) -> 
         raise typer.Exit(5)
 
 
+@cache.command("compact")
+def cache_compact(folder: CacheFolder = Path("cache"), as_json: Json = False) -> None:
+    """Merge small shards into large ones, which are read faster. Runs may go on meanwhile."""
+    from src.models.extraction.maintenance import compact
+
+    before, after = compact(folder)
+    if as_json:
+        _print_json({"shards_before": before, "shards_after": after})
+    else:
+        typer.echo(f"{before:,} shards became {after:,}.")
+
+
 @cache.command("prune")
 def cache_prune(
     folder: CacheFolder = Path("cache"),

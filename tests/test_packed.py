@@ -198,6 +198,73 @@ def test_a_kernel_that_is_wrong_is_noticed_and_not_used(monkeypatch, notices):
     assert "packed and single states of block.1 differ" in notices.text
 
 
+def varlen_as_documented(
+    query, key, value, begins, ends, _most_q, _most_k, *, return_aux, scale, window_size, enable_gqa
+):
+    """What torch's documentation says of its GPU kernel: each text alone, causal ones aligned at their ends."""
+    assert return_aux.lse
+    assert enable_gqa == (key.shape[1] != query.shape[1])
+    group = query.shape[1] // key.shape[1]
+    key, value = (states.repeat_interleave(group, dim=1) for states in (key, value))
+    found, sums = [], []
+    for (a, b), (c, d) in zip(itertools.pairwise(begins.tolist()), itertools.pairwise(ends.tolist()), strict=True):
+        scores = torch.einsum("qhd,khd->hqk", query[a:b], key[c:d]) * (scale or query.shape[-1] ** -0.5)
+        place = torch.arange(b - a)[:, None] + (d - c) - (b - a)
+        behind = place - torch.arange(d - c)[None]
+        left, right = window_size
+        seen = (behind >= (0 if right == 0 else -(10**6))) & (behind <= (left if left >= 0 else 10**6))
+        scores = scores.masked_fill(~seen, -torch.inf)
+        found.append(torch.einsum("hqk,khd->qhd", scores.softmax(-1), value[c:d]))
+        sums.append(scores.logsumexp(-1))
+    return torch.cat(found), torch.cat(sums, dim=1)
+
+
+@pytest.mark.parametrize("family", ["Llama", "Mistral", "GPT2", "Qwen3"])
+def test_what_is_asked_of_the_gpu_kernel_is_what_is_wanted(family, monkeypatch, notices):
+    """The kernel itself needs a GPU; what it is given and what is made of its answer does not."""
+    from torch.nn.attention import varlen as kernel
+
+    from src.models.extraction import varlen
+
+    asked = []
+    monkeypatch.setattr(varlen, "has_kernel", lambda _: asked.append(1) or True)
+    monkeypatch.setattr(kernel, "varlen_attn", varlen_as_documented)
+    model = build(family, PACKED[family])
+    for sequences, layers, candidates in (
+        (texts(), LAYERS, (5, 7)),
+        (with_beginnings(), ("block.0", "block.1"), ()),
+        (with_beginnings(), LAYERS, (5,)),
+    ):
+        rows = read_rows(model, sequences, layers=layers, candidates=candidates, budget=300)
+        assert_same(as_array(rows.states), alone(model, sequences, layers, candidates)[0])
+    assert asked
+    assert "padded path" not in notices.text
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_in_8_bit_a_state_does_not_depend_on_the_other_texts_even_with_outlier_channels(tmp_path, notices):
+    """The kernel quantises a whole batch by its largest numbers: two loud channels move plain batches by per cents."""
+    pytest.importorskip("bitsandbytes")
+    from src.models import ModelLoader
+    from tests.conftest import random_llama
+
+    model = random_llama(120, hidden_size=128, intermediate_size=256, initializer_range=0.1)
+    with torch.no_grad():
+        for block in model.model.layers:
+            block.input_layernorm.weight[:2] *= 12
+    model.save_pretrained(tmp_path)
+    loader = ModelLoader(str(tmp_path), quantization="8bit")
+    loader.tokenizer = lambda: None
+    small, _ = loader.load()
+    sequences = texts(16)
+    found = as_array(read_rows(small, sequences, layers=("block.1",)).states)[:, 0]
+    single = alone(small, sequences, ("block.1",), ())[0][:, 0]
+    np.testing.assert_array_equal(found, single)
+    np.testing.assert_array_equal(as_array(read_rows(small, sequences[::-1][:5], layers=("block.1",)).states)[:, 0],
+                                  single[::-1][:5])  # fmt: skip
+    assert "8bit kernels let the texts of a pass influence each other" in notices.text
+
+
 class TestPlan:
     def test_every_text_is_packed_once_within_the_budget_and_shares_what_is_said(self):
         for seed in range(20):

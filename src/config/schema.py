@@ -130,8 +130,17 @@ class DataConfig(Section):
     """Use the first so many questions only."""
     columns: Columns | None = None
     """custom only: the file's own names, such as {question: q, answer: a}."""
-    marking: Literal["exact", "contains", "numeric", "gsm8k_strict", "gsm8k_flexible"] | None = None
-    """How free answers are judged; none: the data set's own rule."""
+    answer_by: Literal["likelihood", "generation"] | None = None
+    """Questions with choices: by likelihood (the default) or in words, which are then read; others always in words."""
+    max_new_tokens: StrictInt | None = Field(None, ge=1)
+    """The most tokens of an answer in words; none: the data set's own number."""
+    marking: Literal["exact", "contains", "numeric", "letter", "gsm8k_strict", "gsm8k_flexible"] | None = None
+    """How answers in words are judged; none: the data set's own rule, and letter for questions with choices."""
+    thinking: Literal["think", "harmony"] | None = None
+    """Models that think first: think marks it with <think> and </think>, harmony as gpt-oss does."""
+    template: str | None = None
+    """The prompt: none is the data set's own; chat, the tokenizer's chat template around it; or your own Jinja text
+    with question, choices (letter, text pairs) and subject."""
     truncation: Literal["left", "right"] | None = None
     """Prompts over the model's context: none is an error; left or right cuts, counted and reported."""
 
@@ -141,10 +150,16 @@ class ExtractionConfig(Section):
 
     layers: Layers = "all"
     """Decoder blocks counted from 0 (negative from the end), embeddings, final_norm, or all blocks."""
-    position: Literal["last_prompt"] = "last_prompt"
-    """The token whose state is read: the last one of the prompt."""
+    position: Literal[
+        "last_prompt", "end_of_thinking", "first_answer", "last_answer", "mean_answer", "exact_answer_first",
+        "exact_answer_last",
+    ] = "last_prompt"  # fmt: skip
+    """The token whose state is read: the prompt's last, or of an answer in words the one that ends the thinking, the
+    first, the last, the mean of all, or the first or last that holds the exact answer that was marked."""
     cache_dir: OutputFolder | None = None
     """Where states and answers are kept between runs; none: not kept."""
+    cache: Literal["optional", "required"] = "optional"
+    """Where cache_dir is read-only or full: optional goes on with a warning, required stops."""
 
 
 class ProbeConfig(Section):

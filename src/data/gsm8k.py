@@ -5,6 +5,7 @@ Example(question='Janet’s ducks lay 16 eggs per day. ...', target='18', ...)
 """
 
 import itertools
+import random
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from src.data.jsonl import read_jsonl
 from src.errors import DataError
 
 HUB_NAME = "openai/gsm8k"
+# The seed that lm-evaluation-harness draws shots with.
+_SHOT_SEED = 1234
 
 
 class GSM8KDataset(ExampleDataset):
@@ -23,8 +26,9 @@ class GSM8KDataset(ExampleDataset):
     Args:
         split: "train" (7,473 questions) or "test" (1,319).
         path: a folder with train.jsonl and test.jsonl, or a hub name or hub-like folder. None: the hub.
-        shots: solved examples before each question: the first ones of the training split, the same for
-            every question, with their calculator marks (<<..>>) as in lm-evaluation-harness.
+        shots: solved examples before each question, with their calculator marks (<<..>>): drawn from the training
+            split as lm-evaluation-harness 0.4.13 draws them, others for every question, so that they depend on its
+            place in the split.
 
     Raises:
         DataError: an unknown split, a missing file, or a row without a final answer.
@@ -42,7 +46,6 @@ class GSM8KDataset(ExampleDataset):
         self.split, self.path, self.shots = split, path, shots
 
     def _read(self) -> list[Example]:
-        shots = self._solved() if self.shots else []
         return [
             Example(
                 question=question,
@@ -50,12 +53,19 @@ class GSM8KDataset(ExampleDataset):
                 subject="gsm8k",
                 prompt=prompts.with_shots(prompts.free_answer(question), shots),
             )
-            for question, answer in self._rows(self.split)
+            for (question, answer), shots in zip(self._rows(self.split), self._drawn(), strict=False)
         ]
 
-    def _solved(self) -> list[tuple[str, str]]:
-        first = itertools.islice(self._rows("train"), self.shots)
-        return [(prompts.free_answer(question), answer) for question, answer in first]
+    def _drawn(self) -> Iterator[list[tuple[str, str]]]:
+        """Solved examples of each question in turn, from one stream of random numbers."""
+        if not self.shots:
+            yield from itertools.repeat([])
+        solved = [(prompts.free_answer(question), answer) for question, answer in self._rows("train")]
+        if self.shots > len(solved):
+            raise DataError(f"shots={self.shots}, but the training split has {len(solved)} questions.")
+        stream = random.Random(_SHOT_SEED)
+        while True:
+            yield stream.sample(solved, self.shots)
 
     def _rows(self, split: str) -> Iterator[tuple[str, str]]:
         for number, row in self._raw_rows(split):

@@ -5,9 +5,16 @@ right before the answer, without a trailing space: " A" and "A" are different to
 continuation starts with the space.
 """
 
+import functools
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
-from src.data.example import LETTERS
+import jinja2
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from src.data.example import LETTERS, Example
+from src.errors import ConfigError
 
 
 def multiple_choice(question: str, choices: Sequence[str]) -> str:
@@ -31,3 +38,53 @@ def with_shots(prompt: str, shots: Sequence[tuple[str, str]], description: str =
     """Put a description and solved examples (prompt, answer) before a prompt, a blank line between all."""
     solved = [f"{shot} {answer}" for shot, answer in shots]
     return description + "\n\n".join([*solved, prompt])
+
+
+def from_template(example: Example, template: str, *, answer_by_letter: bool) -> Example:
+    """The example with a prompt made by a user's Jinja text, in which question, choices and subject can be named.
+
+    `choices` are (letter, text) pairs. What ends the text is cut: the answer's continuation starts with a space.
+
+    Raises:
+        ConfigError: a text that is not Jinja, names something else, or leaves the question out.
+    """
+    values = {
+        "question": example.question,
+        "choices": list(zip(LETTERS, example.choices, strict=False)),
+        "subject": example.subject,
+    }
+    try:
+        prompt = _environment().from_string(template).render(values).rstrip()
+    except jinja2.TemplateError as error:
+        raise ConfigError(
+            f"data.template cannot be filled in: {error}. It may name question, choices (letter, text) and subject."
+        ) from error
+    if example.question.strip() not in prompt:
+        raise ConfigError(f"data.template leaves the question out: {prompt[:80]!r}. Put {{{{ question }}}} into it.")
+    missing = [text for text in example.choices if text not in prompt] if answer_by_letter else []
+    if missing:
+        raise ConfigError(
+            f"data.template leaves the choice {missing[0]!r} out. Put a line such as "
+            "{% for letter, text in choices %}{{ letter }}. {{ text }}{% endfor %} into it."
+        )
+    return replace(example, prompt=prompt, continuations=letters(example.choices))
+
+
+@functools.cache
+def _environment() -> jinja2.Environment:
+    """Templates are input from outside: no access to Python's own attributes, and a name unknown is an error."""
+    return ImmutableSandboxedEnvironment(undefined=jinja2.StrictUndefined, keep_trailing_newline=False)
+
+
+def as_chat(example: Example, tokenizer: Any) -> Example:
+    """The example's prompt as a user's message, up to where the assistant's answer begins.
+
+    Continuations lose the space they begin with: the answer begins a new turn. Where the tokenizer puts its own
+    beginning-of-sequence token before every text, the template's is left out, so that there are not two.
+    """
+    message = [{"role": "user", "content": example.prompt}]
+    prompt = tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True)
+    begin = tokenizer.bos_token
+    if begin and prompt.startswith(begin) and tokenizer("a")["input_ids"][0] == tokenizer.bos_token_id:
+        prompt = prompt.removeprefix(begin)
+    return replace(example, prompt=prompt, continuations=tuple(text.lstrip() for text in example.continuations))

@@ -1,34 +1,62 @@
 """Is a free answer right? Stated rules, one per name; nothing found is a category of its own."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 
+from src.data.example import LETTERS
 from src.data.splits import normalised
 from src.errors import ScoringError
 
-RULES = ("exact", "contains", "numeric", "gsm8k_strict", "gsm8k_flexible")
+RULES = ("exact", "contains", "numeric", "letter", "gsm8k_strict", "gsm8k_flexible")
 
 _NUMBER = re.compile(r"-?\$?(?:\d[\d,]*(?:\.\d+)?|\.\d+)")
 _STRICT = re.compile(r"#### (\-?[0-9\.\,]+)")
 _FLEXIBLE = re.compile(r"(-?[$0-9.,]{2,})|(-?[0-9]+)")
+# Where people and models write a letter, the surest form first; of several matches of one form the last counts.
+_LETTER_FORMS = (
+    (
+        "the answer is X",
+        # A small letter that goes on is a word: "the answer is a city".
+        re.compile(r"(?i:answer|option|choice)(?i:\s+is)?\s*[:=]?\s*\**\(?([A-J]|[a-j](?=\s*[).,;:]|\s*\Z))(?![\w'’])"),
+    ),
+    ("X alone", re.compile(r"\A\W*([A-Ja-j])\W*\Z")),
+    ("X first", re.compile(r"\A\W*([A-J])\s*[).:,;\n]")),
+    ("(X)", re.compile(r"\(([A-J])\)")),
+    ("X last", re.compile(r"(?<![\w'’])([B-J])\W*\Z")),
+)
 
 
 @dataclass(frozen=True)
 class Mark:
-    """How one answer was judged. `extracted` is None where the rule found nothing to compare."""
+    """How one answer was judged.
+
+    Attributes:
+        correct: whether it is right.
+        extracted: what was compared; None where the rule found nothing to compare.
+        extractor: which part of the rule found it; "" where nothing was found.
+        span: where it stands in the answer's text (start, end); None where it does not stand there as it is.
+    """
 
     correct: bool
     extracted: str | None
+    extractor: str = ""
+    span: tuple[int, int] | None = None
 
 
-def mark(text: str, target: str, *, rule: str) -> Mark:
+NOTHING_FOUND = Mark(correct=False, extracted=None)
+
+
+def mark(text: str, target: str, *, rule: str, choices: Sequence[str] = ()) -> Mark:
     """Judge an answer's text against the right answer.
 
     Rules:
         exact: equal after lower case, no punctuation and no article (SQuAD's normalisation).
         contains: the normalised target stands in the normalised text, as whole words.
         numeric: the number after "####" or else the last number, compared by value (18 = 18.0 = $18).
+        letter: the letter that the text names ("B", "(B)", "B.", "Answer: B because not A"), or the one choice whose
+            text it holds; letters beyond the choices do not count.
         gsm8k_strict, gsm8k_flexible: the extractors of lm-evaluation-harness 0.4.13, compared as strings.
 
     Raises:
@@ -38,6 +66,8 @@ def mark(text: str, target: str, *, rule: str) -> Mark:
         return _mark_words(text, target, whole=rule == "exact")
     if rule == "numeric":
         return _mark_number(text, target)
+    if rule == "letter":
+        return _mark_letter(text, target, choices)
     if rule in ("gsm8k_strict", "gsm8k_flexible"):
         return _mark_like_lm_eval(text, target, strict=rule == "gsm8k_strict")
     raise ScoringError(f"There is no marking rule {rule!r}. Choose one of {', '.join(RULES)}.")
@@ -50,9 +80,30 @@ def _words(text: str) -> str:
 def _mark_words(text: str, target: str, *, whole: bool) -> Mark:
     found, wanted = _words(text), _words(target)
     if not text.strip():
-        return Mark(correct=False, extracted=None)
+        return NOTHING_FOUND
     correct = found == wanted if whole else f" {wanted} " in f" {found} "
-    return Mark(correct, text.strip())
+    there = None if whole else re.search(re.escape(target), text, re.IGNORECASE)
+    start = len(text) - len(text.lstrip())
+    span = there.span() if there else (start, start + len(text.strip()))
+    return Mark(correct, text.strip(), "whole text", span)
+
+
+def _mark_letter(text: str, target: str, choices: Sequence[str]) -> Mark:
+    letters = LETTERS[: len(choices)]
+    if target not in letters or not target:
+        raise ScoringError(f"The rule 'letter' needs one of {letters!r} as the right answer, not {target!r}.")
+    for extractor, form in _LETTER_FORMS:
+        matches = [match for match in form.finditer(text) if match.group(1).upper() in letters]
+        if matches:
+            letter = matches[-1].group(1).upper()
+            return Mark(letter == target, letter, extractor, matches[-1].span(1))
+    said = f" {normalised(text)} "
+    named = [place for place, choice in enumerate(choices) if f" {normalised(choice)} " in said]
+    if len(named) != 1:
+        return NOTHING_FOUND
+    there = re.search(re.escape(choices[named[0]]), text, re.IGNORECASE)
+    letter = letters[named[0]]
+    return Mark(letter == target, letter, "a choice's text", there.span() if there else None)
 
 
 def as_number(text: str) -> Decimal | None:
@@ -70,24 +121,26 @@ def _mark_number(text: str, target: str) -> Mark:
     if wanted is None:
         raise ScoringError(f"The rule 'numeric' needs a number as the right answer, not {target!r}.")
     final = text.replace("−", "-").rpartition("####")[2]
-    numbers = _NUMBER.findall(final)
+    numbers = list(_NUMBER.finditer(final))
     if not numbers:
-        return Mark(correct=False, extracted=None)
+        return NOTHING_FOUND
     # After "####" the first number is the answer; in running text the last one is.
-    extracted = numbers[0] if "####" in text else numbers[-1]
-    return Mark(as_number(extracted) == wanted, extracted)
+    marked = "####" in text
+    match = numbers[0] if marked else numbers[-1]
+    before = len(text) - len(final)
+    span = (match.start() + before, match.end() + before)
+    extractor = "number after ####" if marked else "last number"
+    return Mark(as_number(match.group()) == wanted, match.group(), extractor, span)
 
 
 def _mark_like_lm_eval(text: str, target: str, *, strict: bool) -> Mark:
-    if strict:
-        match = _STRICT.search(text)
-        extracted = match.group(1) if match else None
-    else:
-        matches = _FLEXIBLE.findall(text)
-        extracted = next((group for group in matches[-1] if group), None) if matches else None
-    if extracted is None:
-        return Mark(correct=False, extracted=None)
-    return Mark(_lm_eval_form(extracted) == _lm_eval_form(target), extracted)
+    matches = list((_STRICT if strict else _FLEXIBLE).finditer(text))
+    if not matches:
+        return NOTHING_FOUND
+    match = matches[0] if strict else matches[-1]
+    group = next((index for index, found in enumerate(match.groups(), 1) if found), 0)
+    extracted, extractor = match.group(group), "strict" if strict else "flexible"
+    return Mark(_lm_eval_form(extracted) == _lm_eval_form(target), extracted, extractor, match.span(group))
 
 
 def _lm_eval_form(text: str) -> str:

@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.special import entr
 
 from src.errors import DataError
 from src.models.extraction.engine import CachePolicy, as_array, read_rows
+from src.models.extraction.forecast import ExtractionPlan, plan_rows
 from src.models.extraction.layers import Layers, anatomy, layer_names
-from src.models.extraction.tokens import Truncation, context_length, tokenize
+from src.models.extraction.tokens import Tokens, Truncation, context_length, tokenize
 
 MOST_CANDIDATES = 4096
 _TAIL = 8  # characters; "Answer:" and the line break before it
@@ -47,6 +49,17 @@ class ChoiceAnswers:
         return self.probabilities.max(axis=1)
 
     @property
+    def entropy(self) -> np.ndarray:
+        """(n,): of these shares, in nats; 0 where one choice has them all."""
+        return entr(self.probabilities).sum(axis=1)
+
+    @property
+    def margin(self) -> np.ndarray:
+        """(n,): by how much the best share exceeds the second best."""
+        second, best = np.partition(self.probabilities, -2, axis=1)[:, -2:].T
+        return best - second
+
+    @property
     def mass(self) -> np.ndarray:
         """(n,): total probability of all the choices. Low: the model did not want to answer in this form."""
         return np.exp(self.log_likelihoods).sum(axis=1)
@@ -81,24 +94,13 @@ def answer_choices(
     Raises:
         DataError: no prompts, an empty or over-long one, or continuations that cannot be told apart.
     """
-    if not prompts:
-        raise DataError("There are no prompts to answer.")
-    endings = _endings(tokenizer, prompts, continuations)
-    longest = max(len(ending) for options in endings for ending in options)
-    limit = context_length(model)
-    room = limit - longest + 1 if limit is not None else None
-    tokens = tokenize(tokenizer, prompts, limit=room, truncation=truncation)
+    endings, tokens = _prepared(model, tokenizer, prompts, continuations, truncation)
     names = layer_names(layers, len(anatomy(model).blocks)) if len(layers) else ()
     scores = np.full((len(prompts), max(map(len, endings))), -np.inf)
     hidden, computed = np.empty((len(prompts), 0, 0), dtype=np.float32), 0
-    for depth in range(longest):
+    for depth in range(_longest(endings)):
         steps = _steps(endings, depth)
-        candidates = sorted({ending[depth] for options in endings for ending in options if len(ending) > depth})
-        if len(candidates) > MOST_CANDIDATES:
-            raise DataError(
-                f"The continuations use {len(candidates):,} different tokens; at most {MOST_CANDIDATES:,} are kept "
-                "per prompt. Offer letters, or shorter answers."
-            )
+        candidates = _candidates(endings, depth)
         rows = read_rows(
             model,
             [tokens.ids[row] + begun for row, begun in steps],
@@ -118,6 +120,59 @@ def answer_choices(
         if depth == 0 and names:
             hidden = as_array(rows.states)
     return ChoiceAnswers(scores.argmax(axis=1), scores, hidden, tokens.truncated, computed)
+
+
+def plan_choices(
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[str],
+    continuations: Sequence[str] | Sequence[Sequence[str]],
+    *,
+    layers: Layers = (),
+    cache_dir: str | Path | None = None,
+    truncation: Truncation | None = None,
+    token_budget: int | None = None,
+) -> ExtractionPlan:
+    """What `answer_choices` with the same arguments would do for the first token of every continuation, undone.
+
+    The model may be one without weights (`ModelLoader.skeleton()`).
+    """
+    endings, tokens = _prepared(model, tokenizer, prompts, continuations, truncation)
+    names = layer_names(layers, len(anatomy(model).blocks)) if len(layers) else ()
+    starts = [len(ids) - 1 for ids in tokens.ids]
+    candidates = _candidates(endings, 0)
+    return plan_rows(model, tokens.ids, starts, names, candidates=candidates, cache_dir=cache_dir, budget=token_budget)
+
+
+def _prepared(
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[str],
+    continuations: Sequence[str] | Sequence[Sequence[str]],
+    truncation: Truncation | None,
+) -> tuple[list[list[tuple[int, ...]]], Tokens]:
+    """The tokens that each continuation adds, and the prompts' own, which leave room for all but its last one."""
+    if not prompts:
+        raise DataError("There are no prompts to answer.")
+    endings = _endings(tokenizer, prompts, continuations)
+    limit = context_length(model)
+    room = limit - _longest(endings) + 1 if limit is not None else None
+    return endings, tokenize(tokenizer, prompts, limit=room, truncation=truncation)
+
+
+def _longest(endings: Sequence[Sequence[tuple[int, ...]]]) -> int:
+    return max(len(ending) for options in endings for ending in options)
+
+
+def _candidates(endings: Sequence[Sequence[tuple[int, ...]]], depth: int) -> list[int]:
+    """The tokens that some continuation has at this depth."""
+    found = sorted({ending[depth] for options in endings for ending in options if len(ending) > depth})
+    if len(found) > MOST_CANDIDATES:
+        raise DataError(
+            f"The continuations use {len(found):,} different tokens; at most {MOST_CANDIDATES:,} are kept per prompt. "
+            "Offer letters, or shorter answers."
+        )
+    return found
 
 
 def _steps(endings: Sequence[Sequence[tuple[int, ...]]], depth: int) -> dict[tuple[int, tuple[int, ...]], list[int]]:

@@ -94,8 +94,7 @@ class HiddenStateExtractor:
     ) -> ExtractionPlan:
         """What `extract` with the same arguments would do, without doing it.
 
-        The model may be one without weights (`ModelLoader.skeleton()`); what is cached is then counted over all weights
-        and adapters of a model of this kind.
+        The model may be one without weights (`ModelLoader.skeleton()`).
 
         Raises:
             DataError, ModelError: as `extract`.

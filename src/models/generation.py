@@ -17,6 +17,7 @@ from src.models.extraction.keeping import Keeper
 from src.models.extraction.packing import plan_batches
 from src.models.extraction.table import Table
 from src.models.extraction.tokens import Truncation, context_length, tokenize
+from src.models.reading import Reader, Thinking, thinking_marks
 
 GENERATION_BUDGET = 16_384
 MIN_NEW_TOKENS = 8
@@ -30,14 +31,25 @@ class FreeAnswers:
     Attributes:
         texts: the answers, cut before the stop string.
         log_probabilities: (n,) mean natural log-probability of an answer's tokens (its end included).
+        least_log_probabilities: (n,) that of the least likely of these tokens.
         finished: (n,) False where the token limit ended the answer.
         truncated: row numbers of prompts that were cut.
+        prompt_ids: token ids of each prompt, as it was given to the model.
+        thought_ids: token ids that were generated before each answer: a thinking block with the marker that ends it;
+            empty where there is none.
+        answer_ids: token ids of each text: as generated, without the end and without what a stop string cut off.
+        cut_while_thinking: (n,) True where the token limit ended the answer before it began; its text is empty.
     """
 
     texts: tuple[str, ...]
     log_probabilities: np.ndarray
+    least_log_probabilities: np.ndarray
     finished: np.ndarray
     truncated: tuple[int, ...]
+    prompt_ids: tuple[tuple[int, ...], ...]
+    thought_ids: tuple[tuple[int, ...], ...]
+    answer_ids: tuple[tuple[int, ...], ...]
+    cut_while_thinking: np.ndarray
 
     @property
     def confidence(self) -> np.ndarray:
@@ -61,6 +73,7 @@ def answer_freely(
     cache_dir: str | Path | None = None,
     truncation: Truncation | None = None,
     cache: CachePolicy = "optional",
+    thinking: Thinking | None = None,
     progress: str = "answers",
 ) -> FreeAnswers:
     """Generate one greedy answer per prompt.
@@ -77,17 +90,21 @@ def answer_freely(
         cache_dir: answers are kept there batch by batch and used again; None: not kept.
         cache: where it is read-only or full, "optional" goes on with a warning, "required" is an error.
         truncation: for over-long prompts: None is an error; "left" or "right" cuts.
+        thinking: how the model marks its thinking, see `reading.THINKING`; the answer is what comes after it, and stop
+            strings in it do not count. None: all of it is the answer.
         progress: the label of the progress bar.
 
     Raises:
-        DataError: no prompts, or an empty or over-long one.
+        DataError: no prompts, an empty or over-long one, or a tokenizer without these marks.
         CacheError: cache_dir cannot be used, or is required and cannot be written.
     """
     if not prompts:
         raise DataError("There are no prompts to answer.")
-    context = context_length(model)
+    marks, context = thinking_marks(tokenizer, thinking), context_length(model)
+    # In a thinking block a stop string is no end; what follows it in the answer is cut off when it is read.
+    ending = () if thinking else stop
     tokens = tokenize(tokenizer, prompts, limit=prompt_limit(model, max_new_tokens), truncation=truncation)
-    store = _answer_cache(model, cache_dir, max_new_tokens, stop, required=cache == "required")
+    store = _answer_cache(model, cache_dir, max_new_tokens, ending, required=cache == "required")
     distinct = list(dict.fromkeys(tokens.ids))
     table = Table([row_key(ids) for ids in distinct], _QUANTITIES)
     if store is not None:
@@ -100,13 +117,23 @@ def answer_freely(
         for batch, room in _batches([len(ids) for ids in distinct], max_new_tokens, context, budget):
             if not known[batch].all():
                 rows = [distinct[row] for row in batch]
-                keeper.keep(np.array(batch), _generate(model, tokenizer, rows, room, stop, width=max_new_tokens))
+                keeper.keep(np.array(batch), _generate(model, tokenizer, rows, room, ending, width=max_new_tokens))
             bar.update(len(batch))
-    ends = _end_ids(model, tokenizer, stop)
+    reader = Reader(tokenizer, _end_ids(model, tokenizer, stop), stop, marks)
     said = zip(*(table[name] for name in _QUANTITIES), strict=True)
-    read = {ids: _one_answer(tokenizer, *_spoken(*row), ends, stop) for ids, row in zip(distinct, said, strict=True)}
-    texts, means, finished = zip(*(read[ids] for ids in tokens.ids), strict=True)
-    return FreeAnswers(texts, np.array(means), np.array(finished, dtype=bool), tokens.truncated)
+    read = {ids: reader.read(ids, *_spoken(*row)) for ids, row in zip(distinct, said, strict=True)}
+    answers = [read[ids] for ids in tokens.ids]
+    return FreeAnswers(
+        texts=tuple(one.text for one in answers),
+        log_probabilities=np.array([one.mean for one in answers]),
+        least_log_probabilities=np.array([one.least for one in answers]),
+        finished=np.array([one.finished for one in answers], dtype=bool),
+        truncated=tokens.truncated,
+        prompt_ids=tokens.ids,
+        thought_ids=tuple(one.thought for one in answers),
+        answer_ids=tuple(one.ids for one in answers),
+        cut_while_thinking=np.array([one.cut_while_thinking for one in answers], dtype=bool),
+    )
 
 
 def _answer_cache(
@@ -181,34 +208,9 @@ def _spoken(tokens: torch.Tensor, log_probabilities: torch.Tensor) -> tuple[list
     return tokens[:count].tolist(), log_probabilities[:count].double().numpy()
 
 
-def _end_ids(model: Any, tokenizer: Any, stop: Sequence[str]) -> set[int]:
+def _end_ids(model: Any, tokenizer: Any, stop: Sequence[str]) -> frozenset[int]:
     """Tokens that end an answer: the configured ones, and stop strings that decoding leaves out as special tokens."""
     special = {tokenizer.convert_tokens_to_ids(mark) for mark in stop if mark in tokenizer.all_special_tokens}
     configured = model.generation_config.eos_token_id
     ends = set(configured) if isinstance(configured, list) else {configured}
-    return {token for token in ends | special | {tokenizer.eos_token_id} if token is not None}
-
-
-def _one_answer(
-    tokenizer: Any, new: list[int], log_probabilities: np.ndarray, ends: set[int], stop: Sequence[str]
-) -> tuple[str, float, bool]:
-    """Text, mean log-probability and whether it ended by itself; what stands after its end is padding."""
-    end = next((place for place, token in enumerate(new) if token in ends), None)
-    spoken = new if end is None else new[:end]
-    text = tokenizer.decode(spoken, skip_special_tokens=True)
-    cut = min((place for place in (text.find(mark) for mark in stop) if place >= 0), default=None)
-    if cut is None:
-        counted = len(new) if end is None else end + 1
-        return text.strip(), float(log_probabilities[:counted].mean()), end is not None
-    counted = _tokens_until(tokenizer, spoken, stop)
-    return text[:cut].strip(), float(log_probabilities[:counted].mean()), True
-
-
-def _tokens_until(tokenizer: Any, spoken: list[int], stop: Sequence[str]) -> int:
-    """How many tokens it took to say a stop string: found by halving, since decoding only grows."""
-    low, high = 1, len(spoken)
-    while low < high:
-        middle = (low + high) // 2
-        text = tokenizer.decode(spoken[:middle], skip_special_tokens=True)
-        low, high = (low, middle) if any(mark in text for mark in stop) else (middle + 1, high)
-    return low
+    return frozenset(token for token in ends | special | {tokenizer.eos_token_id} if token is not None)

@@ -87,7 +87,19 @@ class ModelLoader:
         Raises:
             as `load`.
         """
-        return self._check(self._one_quantization(None))[0]
+        quantization = self._one_quantization(None)
+        model = self._check(quantization)[0]
+        # As transformers marks a model that it has loaded so.
+        model.is_loaded_in_8bit, model.is_loaded_in_4bit = quantization == "8bit", quantization == "4bit"
+        return model
+
+    def tokenizer(self) -> Any:
+        """The tokenizer alone. Raises as `load`."""
+        from transformers import AutoTokenizer
+
+        self._check_folder()
+        with self._loading_errors():
+            return AutoTokenizer.from_pretrained(self.model_name, **self._where())
 
     def _one_quantization(self, argument: Quantization | None) -> Quantization | None:
         if argument and self.quantization and argument != self.quantization:
@@ -120,10 +132,10 @@ class ModelLoader:
                 return AutoModelForCausalLM.from_config(config, dtype=dtype or torch.float32)
 
     def _load_base(self, quantization: Quantization | None) -> tuple[Any, Any]:
-        from transformers import AutoModelForCausalLM, AutoTokenizer
+        from transformers import AutoModelForCausalLM
 
+        tokenizer = self.tokenizer()
         with self._loading_errors():
-            tokenizer = AutoTokenizer.from_pretrained(self.model_name, **self._where())
             loading: Any = AutoModelForCausalLM.from_pretrained(
                 self.model_name, dtype=self._torch_dtype(), output_loading_info=True,
                 **self._where(), **_placement(quantization),

@@ -1,6 +1,5 @@
 """Stage 3: one model's answers, marked, with its own confidence and the hidden states."""
 
-from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,8 +7,10 @@ import numpy as np
 
 from src.config import Config
 from src.data.example import LETTERS
-from src.data.scoring import mark
-from src.models.answering import answer_choices
+from src.data.scoring import Mark, mark
+from src.models.answer_states import answer_states
+from src.models.answering import answer_choices, plan_choices
+from src.models.extraction.forecast import ExtractionPlan
 from src.models.extractor import HiddenStateExtractor
 from src.models.generation import answer_freely, prompt_limit
 from src.pipeline.questions import Questions
@@ -23,21 +24,28 @@ class Asked:
         answers: a letter, or the answer's text.
         correct: (n,) 1.0 where the answer is right.
         confidence: (n,) the model's own probability: of the chosen one among the choices, or per token.
+        signals: other numbers about the answers that may tell right from wrong, name -> (n,): of choices "entropy"
+            (nats, of the choices' shares), "margin" (of the best over the second share) and "choice_mass"; of free
+            answers "least_log_probability" and "perplexity".
         layers: names of the layers, in the order of `hidden`.
-        hidden: (n, layers, d) float32 at the last token of the prompt.
-        status: how many answers were "answered", had "nothing found", or were "cut at the token limit".
+        hidden: (n, layers, d) float32 at the configured position.
+        status: of each answer: "answered", "nothing found", "cut at the token limit" or "cut while thinking".
+        marks: how each free answer was judged; empty where choices were scored.
+        elsewhere: how many answers had no token at the configured position, so that the answer's (or the prompt's)
+            last token was read.
         truncated: how many prompts were cut.
-        choice_mass: mean probability of all the choices together; None for free answers.
     """
 
     answers: tuple[str, ...]
     correct: np.ndarray
     confidence: np.ndarray
+    signals: dict[str, np.ndarray]
     layers: tuple[str, ...]
     hidden: np.ndarray
-    status: dict[str, int]
+    status: tuple[str, ...]
+    marks: tuple[Mark, ...]
+    elsewhere: int
     truncated: int
-    choice_mass: float | None
 
 
 def ask(
@@ -56,6 +64,26 @@ def ask(
     return asker(model, tokenizer, questions, config, layers, label)
 
 
+def forecast(
+    model: Any, tokenizer: Any, questions: Questions, config: Config, *, layers: tuple[str, ...]
+) -> ExtractionPlan:
+    """What reading the states of all prompts takes, of one model; arguments as in `ask`.
+
+    The model may be one without weights. Generating free answers comes on top.
+    """
+    prompts, extraction = [example.prompt for example in questions.examples], config.extraction
+    if questions.with_choices:
+        continuations = [example.continuations for example in questions.examples]
+        return plan_choices(
+            model, tokenizer, prompts, continuations, layers=layers, cache_dir=extraction.cache_dir,
+            truncation=config.data.truncation,
+        )  # fmt: skip
+    return HiddenStateExtractor(model, tokenizer).plan(
+        prompts, layers, extraction.cache_dir, truncation=config.data.truncation,
+        max_tokens=prompt_limit(model, questions.max_new_tokens),
+    )  # fmt: skip
+
+
 def _ask_choices(
     model: Any, tokenizer: Any, questions: Questions, config: Config, layers: tuple[str, ...], label: str
 ) -> Asked:
@@ -67,6 +95,7 @@ def _ask_choices(
         [example.continuations for example in examples],
         layers=layers,
         cache_dir=config.extraction.cache_dir,
+        cache=config.extraction.cache,
         truncation=config.data.truncation,
         progress=f"{label}: answers and states",
     )
@@ -76,50 +105,66 @@ def _ask_choices(
         answers=letters,
         correct=np.array(correct, dtype=np.float64),
         confidence=answers.confidence,
+        signals={"entropy": answers.entropy, "margin": answers.margin, "choice_mass": answers.mass},
         layers=layers,
         hidden=answers.hidden,
-        status={"answered": len(letters)},
+        status=("answered",) * len(letters),
+        marks=(),
+        elsewhere=0,
         truncated=len(answers.truncated),
-        choice_mass=float(answers.mass.mean()),
     )
 
 
 def _ask_freely(
     model: Any, tokenizer: Any, questions: Questions, config: Config, layers: tuple[str, ...], label: str
 ) -> Asked:
-    prompts = [example.prompt for example in questions.examples]
+    prompts, extraction = [example.prompt for example in questions.examples], config.extraction
     answers = answer_freely(
         model,
         tokenizer,
         prompts,
         stop=questions.stop,
         max_new_tokens=questions.max_new_tokens,
-        cache_dir=config.extraction.cache_dir,
+        cache_dir=extraction.cache_dir,
+        cache=extraction.cache,
         truncation=config.data.truncation,
+        thinking=config.data.thinking,
         progress=f"{label}: answers",
     )
-    marks = [
-        mark(text, example.target, rule=questions.marking)
+    marks = tuple(
+        mark(text, example.target, rule=questions.marking, choices=example.choices)
         for text, example in zip(answers.texts, questions.examples, strict=True)
-    ]
-    status = Counter(
-        "cut at the token limit" if not ended else "nothing found" if m.extracted is None else "answered"
-        for m, ended in zip(marks, answers.finished, strict=True)
     )
-    hidden = HiddenStateExtractor(model, tokenizer).extract(
-        prompts,
+    states = answer_states(
+        model,
+        tokenizer,
+        answers,
         layers,
-        config.extraction.cache_dir,
-        truncation=config.data.truncation,
-        max_tokens=prompt_limit(model, questions.max_new_tokens),  # the very prompts that were answered
+        position=extraction.position,
+        spans=[one.span for one in marks],
+        cache_dir=extraction.cache_dir,
+        cache=extraction.cache,
     )
     return Asked(
         answers=answers.texts,
-        correct=np.array([m.correct for m in marks], dtype=np.float64),
+        correct=np.array([one.correct for one in marks], dtype=np.float64),
         confidence=answers.confidence,
+        signals={
+            "least_log_probability": answers.least_log_probabilities,
+            "perplexity": np.exp(-answers.log_probabilities),
+        },
         layers=layers,
-        hidden=hidden,
-        status=dict(status),
+        hidden=states.hidden,
+        status=tuple(map(_status, marks, answers.finished, answers.cut_while_thinking)),
+        marks=marks,
+        elsewhere=len(states.elsewhere),
         truncated=len(answers.truncated),
-        choice_mass=None,
     )
+
+
+def _status(marked: Mark, finished: bool, cut_while_thinking: bool) -> str:
+    if cut_while_thinking:
+        return "cut while thinking"
+    if not finished:
+        return "cut at the token limit"
+    return "nothing found" if marked.extracted is None else "answered"

@@ -12,7 +12,8 @@ from src.config.reading import write_yaml
 from src.errors import ConfigError
 from src.pipeline.results import SCHEMA, git_commit, versions
 
-CONFIG, RESULTS, QUESTIONS, REPORT = "config.yaml", "results.json", "questions.csv", "report.html"
+CONFIG, RESULTS, REPORT = "config.yaml", "results.json", "report.html"
+QUESTIONS, ANSWERS = "questions.csv", "answers.parquet"
 _FIRST_LINE = "# Repeat this run: confprobe run config.yaml"
 _NEEDED = {"config", "data", "model", "name", "variants", "verdict"}
 
@@ -79,7 +80,7 @@ def claimed_folder(config: Config) -> Iterator[Path]:
                     path.rmdir()
     with writing(folder):
         if state == "replaced":
-            for name in (RESULTS, QUESTIONS, REPORT):
+            for name in (RESULTS, QUESTIONS, ANSWERS, REPORT):
                 (folder / name).unlink(missing_ok=True)
         files.write_text(folder / CONFIG, _as_yaml(config))
 

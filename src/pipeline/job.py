@@ -11,8 +11,18 @@ from typing import Any
 
 from src import files
 from src.config import Config, load_config
+from src.pipeline.answers import answers_parquet
 from src.pipeline.asking import Asked, ask
-from src.pipeline.folder import QUESTIONS, REPORT, RESULTS, check_still_ours, claimed_folder, write_report, writing
+from src.pipeline.folder import (
+    ANSWERS,
+    QUESTIONS,
+    REPORT,
+    RESULTS,
+    check_still_ours,
+    claimed_folder,
+    write_report,
+    writing,
+)
 from src.pipeline.judging import Judge, compare
 from src.pipeline.plan import Plan, make_plan, model_loader
 from src.pipeline.probing import Probed, fit_scorers
@@ -116,10 +126,13 @@ def run(config: str | Path | Mapping[str, Any] | Config) -> RunResult:
         "data": data_facts(questions.examples, splits, questions.chance),
         **numbers,
     }
-    table = questions_csv(questions.examples, splits, asked, probed)
+    tables = {
+        QUESTIONS: questions_csv(questions.examples, splits, asked, probed).encode(),
+        ANSWERS: answers_parquet(questions.examples, splits, asked),
+    }
     with clock.stage("report"):
         check_still_ours(config)
-        return _publish(folder, results, table, clock, started)
+        return _publish(folder, results, tables, clock, started)
 
 
 def _prepare_adapter(config: Config) -> str | None:
@@ -153,7 +166,9 @@ def _judge_all(judge: Judge, asked: Mapping[str, Asked], probed: Mapping[str, Pr
     return {"variants": variants, "comparison": comparison}
 
 
-def _publish(folder: Path, results: dict[str, Any], table: str, clock: _Clock, started: float) -> RunResult:
+def _publish(
+    folder: Path, results: dict[str, Any], tables: Mapping[str, bytes], clock: _Clock, started: float
+) -> RunResult:
     from src.report import verdict
 
     results = strict(results)
@@ -162,6 +177,7 @@ def _publish(folder: Path, results: dict[str, Any], table: str, clock: _Clock, s
     results["seconds"] = clock.seconds | {"total": round(time.perf_counter() - started, 2)}
     write_report(folder, results)
     with writing(folder):
-        files.write_text(folder / QUESTIONS, table)
+        for name, content in tables.items():
+            files.write_bytes(folder / name, content)
         files.write_json(folder / RESULTS, results)  # last: its presence means that the run is complete
     return RunResult(folder, results)

@@ -15,6 +15,8 @@ from src.pipeline.asking import Asked
 from src.pipeline.probing import OWN, PROBE, TEXT, Probed
 
 ALL = "all"
+# The other baselines are judged on all questions only.
+BY_SUBJECT = (PROBE, OWN, TEXT)
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,7 @@ class Judge:
             scorer: {
                 name: score(p[part], y[part], self.weights[:, part], bins=self.bins)
                 for name, part in self.parts().items()
+                if name == ALL or scorer in BY_SUBJECT
             }
             for scorer, p in probed.confidences.items()
         }
@@ -78,7 +81,9 @@ class Judge:
             "scores": scores,
             "advantages": _advantages(scored),
             "reliability": {
-                name: [asdict(b) for b in reliability(p, y, self.bins)] for name, p in probed.confidences.items()
+                name: [asdict(b) for b in reliability(p, y, self.bins)]
+                for name, p in probed.confidences.items()
+                if name in BY_SUBJECT
             },
             "layers": [asdict(layer) for layer in probed.sweep.layers] if probed.sweep else [],
             "selected": {"layer": probed.sweep.layer, "C": probed.sweep.probe.C_} if probed.sweep else None,
@@ -88,7 +93,8 @@ class Judge:
 
     def _scores(self, scored: Mapping[str, Scored], p: np.ndarray) -> dict[str, Any]:
         scores = {}
-        for name, part in self.parts().items():
+        for name in scored:
+            part = self.parts()[name]
             null = calibrated_null(p[part], bins=self.bins, seed=self.seed)
             numbers = {metric: _number(found) for metric, found in scored[name].estimates().items()}
             del numbers["accuracy"]  # the model's, not the scorer's

@@ -1,6 +1,6 @@
 """Before the first long step: the questions are read, and what can be found wrong cheaply is found."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,7 @@ from src.config import Config
 from src.data.splits import SPLITS, Splits, split_examples
 from src.errors import ConfigError, ModelError
 from src.pipeline.folder import folder_state
-from src.pipeline.questions import Questions, load_questions
+from src.pipeline.questions import CHAT, Questions, as_chat, load_questions
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,14 @@ class Plan:
     notes: tuple[str, ...]
 
     def facts(self, config: Config) -> dict[str, Any]:
-        """The plan as plain values, for people and for JSON."""
+        """The plan as plain values, for people and for JSON.
+
+        The tokenizer is read and all prompts are counted, so an over-long one is found here.
+        """
+        from src.pipeline.asking import forecast
+
+        loader = model_loader(config, None)
+        passes = forecast(loader.skeleton(), loader.tokenizer(), self.questions, config, layers=self.layers)
         return {
             "folder": str(config.folder.absolute()),
             "folder_state": folder_state(config),
@@ -50,6 +57,9 @@ class Plan:
             "splits": {name: len(getattr(self.splits, name)) for name in SPLITS},
             "layers": list(self.layers),
             "state_bytes": self.state_bytes,
+            "models": 1 if self.adapter is None else 2,
+            "passes": asdict(passes),
+            "passes_in_words": str(passes),
             "cache_dir": config.extraction.cache_dir,
             "free_memory": machine.free_memory(),
             "notes": list(self.notes),
@@ -68,6 +78,8 @@ def make_plan(config: Config) -> Plan:
         if not is_converted(config.conversion[0], config.model.name, config.conversion[1]):
             check_source(config.conversion[0])
     questions = load_questions(config.data)
+    if config.data.template == CHAT:
+        questions = as_chat(questions, model_loader(config, None).tokenizer())
     splits = split_examples(questions.examples, seed=config.experiment.seed)
     if not splits.test.size:
         raise ConfigError(f"None of {len(questions.examples)} questions fell into the test split: use more of them.")

@@ -7,10 +7,11 @@ import numpy as np
 from src.data.example import Example
 from src.data.splits import Splits
 from src.pipeline.asking import Asked
+from src.probes.baselines import SurfaceAssessor, signal_confidence, subject_means
 from src.probes.sweep import Part, Sweep, shuffled_predictions, sweep_layers
 from src.probes.text_only import TextOnlyAssessor
 
-PROBE, OWN, TEXT = "probe", "own_probability", "text_only"
+PROBE, OWN, TEXT, SURFACE, SUBJECT = "probe", "own_probability", "text_only", "surface", "subject_mean"
 
 
 @dataclass(frozen=True)
@@ -18,8 +19,8 @@ class Probed:
     """Confidences on the test questions.
 
     Attributes:
-        confidences: scorer -> (n_test,): "own_probability", and where they could be fitted "probe" and
-            "text_only".
+        confidences: scorer -> (n_test,): "own_probability", and where they could be fitted "probe", "text_only",
+            "surface" (letter, length, subject), "subject_mean" and the signals of `Asked`.
         shuffled: (shuffles, n_test) of probes trained on shuffled labels; empty without a probe.
         sweep: the candidates and the chosen one; None without a probe.
         missing: why there is no probe, or "".
@@ -46,8 +47,32 @@ def fit_scorers(asked: Asked, examples: tuple[Example, ...], splits: Splits, *, 
         PROBE: sweep.probe.predict(test[:, sweep.best]),
         **own,
         TEXT: text.predict(_texts(examples, splits.test)),
+        **_baselines(asked, examples, splits, train.labels, val.labels),
     }
     return Probed(confidences, shuffled_predictions(train, val, test, sweep.best, seed=seed), sweep, "")
+
+
+def _baselines(
+    asked: Asked, examples: tuple[Example, ...], splits: Splits, y: np.ndarray, y_val: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Each turned into P(correct) on train and val, so that calibration compares information and not scales."""
+
+    def surface(rows: np.ndarray) -> list[tuple[str, int, str]]:
+        with_letter = not asked.marks
+        return [(asked.answers[r] if with_letter else "", len(examples[r].prompt), examples[r].subject) for r in rows]
+
+    def subjects(rows: np.ndarray) -> list[str]:
+        return [examples[row].subject for row in rows]
+
+    found = {
+        name: signal_confidence(signal[splits.train], y, signal[splits.val], y_val, signal[splits.test])
+        for name, signal in asked.signals.items()
+    }
+    assessor = SurfaceAssessor().fit(surface(splits.train), y, surface(splits.val), y_val)
+    found[SURFACE] = assessor.predict(surface(splits.test))
+    if len({example.subject for example in examples}) > 1:
+        found[SUBJECT] = subject_means(subjects(splits.train), y, subjects(splits.test))
+    return found
 
 
 def _why_not(correct: np.ndarray, splits: Splits) -> str:

@@ -1,10 +1,14 @@
 """Stage 1: the questions of a run, and how their answers are to be read."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 from src.config import DataConfig
+from src.data import prompts
 from src.data.example import Example, ExampleDataset
 from src.errors import ConfigError, DataError
+
+CHAT = "chat"
 
 
 @dataclass(frozen=True)
@@ -16,17 +20,14 @@ class Questions:
         marking: how free answers are judged.
         stop: strings that end a free answer.
         max_new_tokens: the most tokens of a free answer.
+        with_choices: whether the answer is the likeliest of the choices; otherwise it is generated.
     """
 
     examples: tuple[Example, ...]
     marking: str
     stop: tuple[str, ...]
     max_new_tokens: int
-
-    @property
-    def with_choices(self) -> bool:
-        """Whether the questions offer choices."""
-        return bool(self.examples[0].choices)
+    with_choices: bool
 
     @property
     def chance(self) -> float:
@@ -41,10 +42,45 @@ def load_questions(config: DataConfig) -> Questions:
     examples = tuple(dataset[: config.limit] if config.limit else dataset)
     if not examples:
         raise DataError(f"{config.name} has no questions for split {config.split!r}, category {config.category!r}.")
-    questions = Questions(examples, config.marking or dataset.marking, dataset.stop, dataset.max_new_tokens)
-    if config.marking and questions.with_choices:
-        raise ConfigError(f"data.marking is {config.marking!r}, but these questions offer choices. Leave it out.")
-    return questions
+    offered = bool(examples[0].choices)
+    if config.answer_by and not offered:
+        raise ConfigError(
+            f"data.answer_by is {config.answer_by!r}, but these questions offer no choices. Leave it out."
+        )
+    with_choices = offered and config.answer_by != "generation"
+    for key in ("marking", "max_new_tokens", "thinking"):
+        if with_choices and getattr(config, key):
+            raise ConfigError(
+                f"data.{key} is {getattr(config, key)!r}, but the answers are chosen by likelihood. Leave it out, or "
+                "set data.answer_by: generation."
+            )
+    if config.marking == "letter" and not offered:
+        raise ConfigError("data.marking is 'letter', but these questions offer no choices.")
+    if config.template not in (None, CHAT):
+        examples = tuple(
+            prompts.from_template(example, config.template, answer_by_letter=offered) for example in examples
+        )
+    return Questions(
+        examples=examples,
+        marking=config.marking or ("letter" if offered else dataset.marking),
+        stop=dataset.stop,
+        max_new_tokens=config.max_new_tokens or dataset.max_new_tokens,
+        with_choices=with_choices,
+    )
+
+
+def as_chat(questions: Questions, tokenizer: Any) -> Questions:
+    """The same questions, each as a message in the tokenizer's chat template.
+
+    Raises:
+        ConfigError: the tokenizer has none.
+    """
+    if not getattr(tokenizer, "chat_template", None):
+        raise ConfigError(
+            "data.template is chat, but this tokenizer has no chat template: it is that of a base model. Leave it out, "
+            "or write a Jinja text."
+        )
+    return replace(questions, examples=tuple(prompts.as_chat(example, tokenizer) for example in questions.examples))
 
 
 def _dataset(config: DataConfig) -> ExampleDataset:
@@ -71,9 +107,9 @@ def _dataset(config: DataConfig) -> ExampleDataset:
 
 
 _MEANINGLESS = {
-    "mmlu": ("columns", "marking"),
+    "mmlu": ("columns",),
     "gsm8k": ("columns", "category"),
-    "quickstart": ("columns", "marking", "path", "shots"),
+    "quickstart": ("columns", "marking", "path", "shots", "answer_by", "template"),
     "custom": ("split", "category", "shots"),
 }
 
@@ -82,3 +118,5 @@ def _check_keys(config: DataConfig) -> None:
     for key in _MEANINGLESS[config.name]:
         if getattr(config, key):
             raise ConfigError(f"data.{key} has no meaning for data.name: {config.name}. Leave it out.")
+    if config.shots and config.template not in (None, CHAT):
+        raise ConfigError("data.shots has no meaning beside a data.template of your own: write the shots into it.")

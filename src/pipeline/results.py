@@ -7,6 +7,7 @@ import math
 import platform
 import subprocess
 import sys
+from collections import Counter
 from typing import Any
 
 from src import __version__
@@ -82,9 +83,10 @@ def asking_facts(asked: Asked) -> dict[str, Any]:
     """What happened while a model was asked."""
     return {
         "accuracy_all_questions": float(asked.correct.mean()),
-        "status": asked.status,
+        "status": dict(Counter(asked.status)),
         "truncated": asked.truncated,
-        "choice_mass": asked.choice_mass,
+        "elsewhere": asked.elsewhere,
+        "choice_mass": float(asked.signals["choice_mass"].mean()) if "choice_mass" in asked.signals else None,
     }
 
 

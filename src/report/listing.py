@@ -28,6 +28,7 @@ def print_plan(facts: Mapping[str, Any], *, console: Console | None = None) -> N
         "adapter": facts["adapter"] or "none: the base model only",
         "questions": f"{facts['questions']:,} of {facts['data']}, {facts['answers']} ({split})",
         "hidden states": f"{', '.join(facts['layers'])}: {in_words(facts['state_bytes'])}",
+        "to do": facts["passes_in_words"] + (" For each of two models." if facts["models"] == 2 else ""),
         "cache": facts["cache_dir"] or "none: nothing is kept",
         "free memory": "not known" if memory is None else in_words(memory),
         "folder": f"{facts['folder']} ({_STATES[facts['folder_state']]})",

@@ -39,6 +39,10 @@ def print_report(results: Mapping[str, Any], *, console: Console | None = None) 
 def _print_notes(console: Console, name: str, variant: Mapping[str, Any]) -> None:
     if variant["truncated"]:
         console.print(f"  {name}: {variant['truncated']:,} prompts were cut to the model's context.")
+    if variant["elsewhere"]:
+        console.print(
+            f"  {name}: {variant['elsewhere']:,} answers have no token at the position asked: their last was read."
+        )
     if set(variant["status"]) != {"answered"}:
         counts = ", ".join(f"{n:,} {status}" for status, n in variant["status"].items())
         console.print(f"  {name}: answers: {counts}.")
@@ -54,7 +58,7 @@ def _scores_table(name: str, variant: Mapping[str, Any]) -> Table:
     parts = list(scores["own_probability"])
     shown = parts if len(parts) <= MOST_SUBJECTS else parts[:1]
     for part in shown:
-        for place, scorer in enumerate(s for s in SHORT if s in scores):
+        for place, scorer in enumerate(s for s in SHORT if part in scores.get(s, {})):
             table.add_row(part if not place else "", SHORT[scorer], *_cells(scores[scorer][part]))
     if len(shown) < len(parts):
         table.caption = f"({len(parts) - 1} subjects: see report.html)"

@@ -7,12 +7,26 @@ SCORERS = {
     "probe": "Probe of the hidden states",
     "own_probability": "The model's own probability",
     "text_only": "The question's text alone",
+    "surface": "Letter, length and subject alone",
+    "subject_mean": "The subject's mean accuracy",
+    "entropy": "Entropy of the choices",
+    "margin": "Margin over the second choice",
+    "choice_mass": "Probability of all choices together",
+    "least_log_probability": "The answer's least likely token",
+    "perplexity": "The answer's perplexity",
     "shuffled_labels": "Control: shuffled labels",
 }
 SHORT = {
     "probe": "probe",
     "own_probability": "own probability",
     "text_only": "text only",
+    "surface": "letter, length, subject",
+    "subject_mean": "subject mean",
+    "entropy": "choice entropy",
+    "margin": "choice margin",
+    "choice_mass": "choice mass",
+    "least_log_probability": "least likely token",
+    "perplexity": "perplexity",
     "shuffled_labels": "shuffled labels",
 }
 METRICS = {"auroc": "AUROC", "brier": "Brier", "nll": "NLL", "ece": "ECE"}

@@ -27,7 +27,8 @@ class ExtractionPlan:
 
     Attributes:
         texts, distinct: how many, and how many different ones.
-        cached: distinct texts whose rows are in the cache already.
+        cached: distinct texts whose rows are in the cache already; for a model without weights, under its name, so that
+            they are used if its weights have not changed.
         tokens: of all texts.
         tokens_padded: of the same texts in batches of 16 in the given order, as they are computed without this library.
         tokens_computed: that go through the model now, after cache, repeats and shared beginnings.
@@ -76,7 +77,8 @@ def plan_rows(
     request = make_request(model, sequences, starts, layers, candidates)
     job = request.job
     context = cache_context(model, job.parts)
-    folders = contexts_like(cache_dir, context) if cache_dir is not None else []
+    name = model.config._name_or_path
+    folders = contexts_like(cache_dir, context, model_name=name) if cache_dir is not None else []
     known = np.zeros(len(job.texts), dtype=bool)
     for folder in folders:
         known |= _kept(folder, request.keys, request.quantities)

@@ -4,15 +4,28 @@ import contextlib
 import json
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from src import files
 from src.errors import CacheError
-from src.models.extraction.cache import BUDGET_NAME, CONTEXT_NAME, DAMAGED, FORMAT, peek, set_aside, verified
+from src.models.extraction.cache import (
+    BUDGET_NAME,
+    CONTEXT_NAME,
+    DAMAGED,
+    FORMAT,
+    peek,
+    set_aside,
+    verified,
+    write_shard,
+)
 
+# Big enough that opening a shard costs nothing beside reading it, small enough to be read whole.
+COMPACT_BYTES = 256 << 20
 _SHARD = re.compile(r"[0-9a-f]{32}\.(safetensors|corrupt)")
 
 
@@ -54,10 +67,12 @@ def contexts(folder: str | Path) -> list[Context]:
     return sorted(found, key=lambda context: -context.bytes)
 
 
-def contexts_like(folder: str | Path, context: Mapping[str, Any]) -> list[Path]:
-    """A context's folder below `folder`; of a model without weights, all that differ in weights and adapter only."""
-    unknown = ("weights", "adapter") if context["weights"] is None else ()
-    known = {key: value for key, value in context.items() if key not in unknown}
+def contexts_like(folder: str | Path, context: Mapping[str, Any], *, model_name: str) -> list[Path]:
+    """A context's folder below `folder`; of a model without weights, all those of models of this name and kind."""
+    known = dict(context)
+    if context["weights"] is None:
+        known = {key: context[key] for key in context.keys() - {"weights", "adapter", "config"}}
+        known["model_name"] = model_name
     paths = sorted(path.parent for path in Path(folder).expanduser().glob(f"*/{CONTEXT_NAME}"))
     return [path for path in paths if known.items() <= _about(path / CONTEXT_NAME).items()]
 
@@ -104,6 +119,67 @@ def prune(folder: str | Path, *, older_than_days: float | None = None, dry_run: 
         if old and not dry_run and not any(context.iterdir()):
             context.rmdir()
     return count, size
+
+
+def compact(folder: str | Path, *, most_bytes: int = COMPACT_BYTES) -> tuple[int, int]:
+    """Merge the small shards of every context into ones of about `most_bytes`; no row is lost at any moment.
+
+    A merged shard is complete before those it was made of go, so a reader, a writer, a kill or a full disk find every
+    row. Shards that are damaged or of another format are left as they are.
+
+    Returns:
+        (shards before, shards after).
+
+    Raises:
+        CacheError: no such folder, or one that cannot be written.
+    """
+    before = after = 0
+    for context in _context_folders(Path(folder).expanduser()):
+        by_quantities: dict[frozenset[str], list[Path]] = {}
+        for path in sorted(context.glob("*.safetensors")):
+            before += 1
+            header = peek(path)
+            if header.state == "ok" and path.stat().st_size < most_bytes // 2:
+                by_quantities.setdefault(header.quantities, []).append(path)
+            else:
+                after += 1
+        for paths in by_quantities.values():
+            for group in _groups(paths, most_bytes):
+                after += _merged(context, group)
+    return before, after
+
+
+def _groups(paths: list[Path], most_bytes: int) -> Iterator[list[Path]]:
+    group: list[Path] = []
+    size = 0
+    for path in paths:
+        if group and size + path.stat().st_size > most_bytes:
+            yield group
+            group, size = [], 0
+        group.append(path)
+        size += path.stat().st_size
+    if group:
+        yield group
+
+
+def _merged(context: Path, paths: list[Path]) -> int:
+    """Make one shard of several; returns how many there are afterwards."""
+    shards = {path: shard for path in paths if (shard := verified(path)) is not None}
+    if len(shards) < 2:
+        return len(paths)
+    keys = [key for path in shards for key in peek(path).keys]
+    # Two processes may have computed the same row: the one that readers find first stays.
+    first = list({key: place for place, key in reversed(list(enumerate(keys)))}.values())[::-1]
+    quantities = peek(paths[0]).quantities
+    whole = {name: torch.cat([shard[name] for shard in shards.values()])[first] for name in quantities}
+    try:
+        made = write_shard(context, [keys[place] for place in first], whole)
+    except OSError as error:
+        raise CacheError(f"{context} cannot be written: {error.strerror}. Nothing was lost.") from error
+    for path in shards:
+        if path != made:
+            _remove(path)
+    return 1 + len(paths) - len(shards)
 
 
 def _goes(path: Path, *, whole: bool) -> bool:
