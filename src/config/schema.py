@@ -169,6 +169,17 @@ class ProbeConfig(Section):
     """Standardised L2 logistic regression."""
 
 
+class BaselinesConfig(Section):
+    """Confidences that ask the model again; the others cost nothing and are always there."""
+
+    p_true: StrictBool = False
+    """Show the model its own answer and ask whether it is true: one more pass a question."""
+    samples: StrictInt = Field(0, ge=0)
+    """Answers in words: sample so many more, and take the share that agrees with the greedy one (self-consistency)."""
+    temperature: float = Field(1.0, gt=0)
+    """Of these samples."""
+
+
 class EvaluationConfig(Section):
     """How numbers and their intervals are computed."""
 
@@ -206,6 +217,8 @@ class Config(Section):
     """The hidden states."""
     probe: ProbeConfig = ProbeConfig()
     """The probe."""
+    baselines: BaselinesConfig = Field(default_factory=lambda: BaselinesConfig.model_validate({}))
+    """Confidences that ask the model again."""
     evaluation: EvaluationConfig = Field(default_factory=lambda: EvaluationConfig.model_validate({}))
     """The numbers."""
     run: RunConfig = Field(default_factory=lambda: RunConfig.model_validate({}))

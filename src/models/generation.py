@@ -1,7 +1,7 @@
 """Free answers: greedy generation in length-sorted batches, with the probability of what was said."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import torch
 from tqdm.auto import tqdm
 
 from src.errors import DataError
+from src.models.decoding import Sampling
 from src.models.extraction.cache import ActivationCache, row_key
 from src.models.extraction.engine import CachePolicy
 from src.models.extraction.fingerprint import fingerprint, quantization_of
@@ -74,9 +75,10 @@ def answer_freely(
     truncation: Truncation | None = None,
     cache: CachePolicy = "optional",
     thinking: Thinking | None = None,
+    sampling: Sampling | None = None,
     progress: str = "answers",
 ) -> FreeAnswers:
-    """Generate one greedy answer per prompt.
+    """Generate one answer per prompt, greedy or sampled.
 
     A prompt and its answer share the model's context: where less than `max_new_tokens` is left, the answer
     gets what is left, and a prompt that leaves less than 8 tokens counts as over-long. In float32 an answer does not
@@ -92,6 +94,7 @@ def answer_freely(
         truncation: for over-long prompts: None is an error; "left" or "right" cuts.
         thinking: how the model marks its thinking, see `reading.THINKING`; the answer is what comes after it, and stop
             strings in it do not count. None: all of it is the answer.
+        sampling: temperature and seed; None: the likeliest token every time.
         progress: the label of the progress bar.
 
     Raises:
@@ -104,20 +107,21 @@ def answer_freely(
     # In a thinking block a stop string is no end; what follows it in the answer is cut off when it is read.
     ending = () if thinking else stop
     tokens = tokenize(tokenizer, prompts, limit=prompt_limit(model, max_new_tokens), truncation=truncation)
-    store = _answer_cache(model, cache_dir, max_new_tokens, ending, required=cache == "required")
+    store = _answer_cache(model, cache_dir, max_new_tokens, ending, sampling, required=cache == "required")
     distinct = list(dict.fromkeys(tokens.ids))
     table = Table([row_key(ids) for ids in distinct], _QUANTITIES)
     if store is not None:
         store.fill(table)
     known = table.known()
     bar = tqdm(total=len(distinct), desc=progress, unit="answer", disable=None, leave=False)
-    with bar, Keeper(table, store) as keeper:
+    with bar, Keeper(table, store, all_finite=False) as keeper:
         # 8-bit kernels let the texts of a batch influence each other: one at a time.
         budget = 1 if quantization_of(model) == "8bit" else GENERATION_BUDGET
         for batch, room in _batches([len(ids) for ids in distinct], max_new_tokens, context, budget):
             if not known[batch].all():
                 rows = [distinct[row] for row in batch]
-                keeper.keep(np.array(batch), _generate(model, tokenizer, rows, room, ending, width=max_new_tokens))
+                said = generate(model, tokenizer, rows, room, ending, width=max_new_tokens, sampling=sampling)
+                keeper.keep(np.array(batch), dict(zip(_QUANTITIES, said, strict=True)))
             bar.update(len(batch))
     reader = Reader(tokenizer, _end_ids(model, tokenizer, stop), stop, marks)
     said = zip(*(table[name] for name in _QUANTITIES), strict=True)
@@ -137,14 +141,21 @@ def answer_freely(
 
 
 def _answer_cache(
-    model: Any, cache_dir: str | Path | None, max_new_tokens: int, stop: Sequence[str], *, required: bool
+    model: Any,
+    cache_dir: str | Path | None,
+    max_new_tokens: int,
+    stop: Sequence[str],
+    sampling: Sampling | None,
+    *,
+    required: bool,
 ) -> ActivationCache | None:
     """A context of its own for each way to generate: the model's generation settings change what it says."""
     if cache_dir is None:
         return None
     settings = {key: repr(value) for key, value in model.generation_config.to_diff_dict().items()}
     settings.pop("transformers_version", None)
-    way = {"greedy": True, "max_new_tokens": max_new_tokens, "stop": list(stop), "settings": settings}
+    chosen = asdict(sampling) if sampling else {"greedy": True}
+    way = chosen | {"max_new_tokens": max_new_tokens, "stop": list(stop), "settings": settings}
     context = fingerprint(model) | {"generation": way}
     return ActivationCache(cache_dir, context, model_name=model.config._name_or_path, required=required)
 
@@ -161,46 +172,6 @@ def _batches(
         rows = [row for row, own in enumerate(rooms) if own == room]
         for batch in plan_batches([lengths[row] + room for row in rows], budget):
             yield [rows[place] for place in batch], room
-
-
-class _ChosenLogProbabilities:
-    """A logits processor that changes nothing and notes the log-probability of the greedy token.
-
-    Keeping every step's logits, as `output_logits=True` does, takes batch x vocabulary x steps of memory.
-    """
-
-    def __init__(self) -> None:
-        self.steps: list[torch.Tensor] = []
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        self.steps.append(scores.float().log_softmax(-1).max(-1).values.cpu())
-        return scores
-
-
-def _generate(
-    model: Any, tokenizer: Any, rows: Sequence[Sequence[int]], room: int, stop: Sequence[str], *, width: int
-) -> dict[str, torch.Tensor]:
-    """New token ids (n, width) int32 and their log-probabilities float32; -1 and 0 after the batch's last step."""
-    longest = max(len(ids) for ids in rows)
-    padding = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (tokenizer.eos_token_id or 0)
-    device = model.get_input_embeddings().weight.device
-    # Generation appends on the right, so it pads on the left, and needs the mask.
-    ids = torch.tensor([[padding] * (longest - len(row)) + list(row) for row in rows], device=device)
-    mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows], device=device)
-    chosen = _ChosenLogProbabilities()
-    options: dict[str, Any] = {"stop_strings": list(stop)} if stop else {}
-    with torch.inference_mode():
-        output = model.generate(
-            input_ids=ids, attention_mask=mask, do_sample=False, num_beams=1, max_new_tokens=room,
-            pad_token_id=padding, logits_processor=[chosen], temperature=None, top_p=None, top_k=None,
-            tokenizer=tokenizer, return_dict_in_generate=False, **options,
-        )  # fmt: skip
-    steps = torch.stack(chosen.steps, dim=1)
-    tokens = torch.full((len(rows), width), -1, dtype=torch.int32)
-    log_probabilities = torch.zeros(len(rows), width)
-    tokens[:, : steps.shape[1]] = output[:, longest:].cpu()
-    log_probabilities[:, : steps.shape[1]] = steps
-    return dict(zip(_QUANTITIES, (tokens, log_probabilities), strict=True))
 
 
 def _spoken(tokens: torch.Tensor, log_probabilities: torch.Tensor) -> tuple[list[int], np.ndarray]:

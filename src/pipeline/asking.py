@@ -13,6 +13,7 @@ from src.models.answering import answer_choices, plan_choices
 from src.models.extraction.forecast import ExtractionPlan
 from src.models.extractor import HiddenStateExtractor
 from src.models.generation import answer_freely, prompt_limit
+from src.pipeline.asking_again import P_TRUE, SELF_CONSISTENCY, p_true, self_consistency
 from src.pipeline.questions import Questions
 
 
@@ -26,7 +27,7 @@ class Asked:
         confidence: (n,) the model's own probability: of the chosen one among the choices, or per token.
         signals: other numbers about the answers that may tell right from wrong, name -> (n,): of choices "entropy"
             (nats, of the choices' shares), "margin" (of the best over the second share) and "choice_mass"; of free
-            answers "least_log_probability" and "perplexity".
+            answers "least_log_probability" and "perplexity"; where configured "p_true" and "self_consistency".
         layers: names of the layers, in the order of `hidden`.
         hidden: (n, layers, d) float32 at the configured position.
         status: of each answer: "answered", "nothing found", "cut at the token limit" or "cut while thinking".
@@ -100,12 +101,15 @@ def _ask_choices(
         progress=f"{label}: answers and states",
     )
     letters = tuple(LETTERS[choice] for choice in answers.chosen)
+    signals = {"entropy": answers.entropy, "margin": answers.margin, "choice_mass": answers.mass}
+    if config.baselines.p_true:
+        signals[P_TRUE] = p_true(model, tokenizer, questions, letters, config, label=label)
     correct = [letter == example.target for letter, example in zip(letters, examples, strict=True)]
     return Asked(
         answers=letters,
         correct=np.array(correct, dtype=np.float64),
         confidence=answers.confidence,
-        signals={"entropy": answers.entropy, "margin": answers.margin, "choice_mass": answers.mass},
+        signals=signals,
         layers=layers,
         hidden=answers.hidden,
         status=("answered",) * len(letters),
@@ -135,6 +139,14 @@ def _ask_freely(
         mark(text, example.target, rule=questions.marking, choices=example.choices)
         for text, example in zip(answers.texts, questions.examples, strict=True)
     )
+    signals = {
+        "least_log_probability": answers.least_log_probabilities,
+        "perplexity": np.exp(-answers.log_probabilities),
+    }
+    if config.baselines.p_true:
+        signals[P_TRUE] = p_true(model, tokenizer, questions, answers.texts, config, label=label)
+    if config.baselines.samples:
+        signals[SELF_CONSISTENCY] = self_consistency(model, tokenizer, questions, marks, config, label=label)
     states = answer_states(
         model,
         tokenizer,
@@ -149,10 +161,7 @@ def _ask_freely(
         answers=answers.texts,
         correct=np.array([one.correct for one in marks], dtype=np.float64),
         confidence=answers.confidence,
-        signals={
-            "least_log_probability": answers.least_log_probabilities,
-            "perplexity": np.exp(-answers.log_probabilities),
-        },
+        signals=signals,
         layers=layers,
         hidden=states.hidden,
         status=tuple(map(_status, marks, answers.finished, answers.cut_while_thinking)),

@@ -78,6 +78,13 @@ def make_plan(config: Config) -> Plan:
         if not is_converted(config.conversion[0], config.model.name, config.conversion[1]):
             check_source(config.conversion[0])
     questions = load_questions(config.data)
+    if config.baselines.samples and questions.with_choices:
+        raise ConfigError("baselines.samples needs answers in words, but these are chosen by likelihood. Leave it out.")
+    if config.extraction.position != "last_prompt" and questions.with_choices:
+        raise ConfigError(
+            f"extraction.position is {config.extraction.position!r}, but answers that are chosen by likelihood have no "
+            "tokens. Leave it out, or set data.answer_by: generation."
+        )
     if config.data.template == CHAT:
         questions = as_chat(questions, model_loader(config, None).tokenizer())
     splits = split_examples(questions.examples, seed=config.experiment.seed)

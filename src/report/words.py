@@ -14,6 +14,8 @@ SCORERS = {
     "choice_mass": "Probability of all choices together",
     "least_log_probability": "The answer's least likely token",
     "perplexity": "The answer's perplexity",
+    "p_true": "Asked whether its answer is true",
+    "self_consistency": "Agreement of sampled answers",
     "shuffled_labels": "Control: shuffled labels",
 }
 SHORT = {
@@ -27,6 +29,8 @@ SHORT = {
     "choice_mass": "choice mass",
     "least_log_probability": "least likely token",
     "perplexity": "perplexity",
+    "p_true": "P(True)",
+    "self_consistency": "self-consistency",
     "shuffled_labels": "shuffled labels",
 }
 METRICS = {"auroc": "AUROC", "brier": "Brier", "nll": "NLL", "ece": "ECE"}

@@ -31,9 +31,11 @@ class Keeper:
     Args:
         table: gets the rows.
         cache: gets them too; None: they are not kept between calls.
+        all_finite: whether a number that is not finite is an error.
     """
 
-    def __init__(self, table: Table, cache: ActivationCache | None):
+    def __init__(self, table: Table, cache: ActivationCache | None, *, all_finite: bool = True):
+        self._all_finite = all_finite
         self._table = table
         self._cache = cache
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="confprobe-keeper")
@@ -69,7 +71,8 @@ class Keeper:
 
     def _store(self, places: np.ndarray, rows: Mapping[str, Tensor]) -> None:
         here = {name: values.cpu() for name, values in rows.items()}
-        _refuse_what_is_not_finite(here)
+        if self._all_finite:
+            _refuse_what_is_not_finite(here)
         if self._cache is not None:
             for names, new in self._table.lacking(places):
                 self._to_be_written(names, [self._table.keys[place] for place in places[new]], new, here)
