@@ -119,7 +119,7 @@ class DataConfig(Section):
     name: Literal["mmlu", "gsm8k", "quickstart", "custom"] = "mmlu"
     """Which data set."""
     path: InputPath | None = None
-    """A local folder or file instead of the hub; custom: the JSONL file."""
+    """A local folder or file instead of the hub; custom: a .jsonl, .csv or .parquet file, or a data set of the hub."""
     split: str | None = None
     """A split of the data set; none: test (quickstart: all)."""
     category: str | None = None
@@ -227,7 +227,7 @@ class Config(Section):
     @model_validator(mode="after")
     def _sections_agree(self) -> "Config":
         if self.data.name == "custom" and not self.data.path:
-            raise ValueError("data.name is custom, but data.path (the JSONL file) is not given")
+            raise ValueError("data.name is custom, but data.path (the file of questions) is not given")
         self._adapters_agree()
         return self
 

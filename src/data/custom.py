@@ -1,4 +1,4 @@
-"""A user's own questions: one JSON object a line.
+"""A user's own questions, one a row.
 
 {"question": "What is the capital of France?", "answer": "Paris"}
 {"question": "2 + 2 = ?", "choices": ["3", "4"], "answer": "B", "subject": "sums"}
@@ -10,38 +10,45 @@ from typing import Any
 
 from src.data import prompts
 from src.data.example import LETTERS, Example, ExampleDataset
-from src.data.jsonl import read_jsonl, row_error
+from src.data.jsonl import row_error
+from src.data.rows import read_rows
 from src.errors import DataError
 
 FIELDS = ("question", "answer", "choices", "subject")
 
 
 class QADataset(ExampleDataset):
-    """A sequence of `Example`s from a JSONL file.
+    """A sequence of `Example`s from a JSONL, CSV or parquet file, or a data set of the hub.
 
     Args:
-        path: the file; one JSON object a line with `question`, `answer` and, if wanted, `choices` (a list
-            of texts) and `subject`.
+        path: the file or data set, see `src.data.rows.read_rows`; rows have `question`, `answer` and, if wanted,
+            `choices` (a list of texts) and `subject`.
         columns: the file's own names for these fields, e.g. {"question": "q", "answer": "a"}.
         marking: how free answers are judged (see `src.data.scoring.mark`). With choices, the answer is a
             letter, or the text of one of the choices.
+        split: of a data set of the hub; None: test.
 
     Raises:
         DataError: a missing file or field or a malformed row, with the file's name and the row number.
     """
 
-    def __init__(self, path: str | Path, *, columns: Mapping[str, str] | None = None, marking: str = "exact"):
-        self.path, self.marking = Path(path), marking
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        columns: Mapping[str, str] | None = None,
+        marking: str = "exact",
+        split: str | None = None,
+    ):
+        self.path, self.marking, self.split = Path(path), marking, split
         self.columns = {field: field for field in FIELDS} | dict(columns or {})
         self._named = {name for field, name in (columns or {}).items() if name != field}
         self._seen: set[str] = set()
         if unknown := set(self.columns) - set(FIELDS):
             raise DataError(f"Unknown field(s) in columns: {sorted(unknown)}. Known: {', '.join(FIELDS)}.")
-        if not self.path.is_file():
-            raise DataError(f"There is no file {self.path}. Give a JSONL file of questions as data.path.")
 
     def _read(self) -> list[Example]:
-        examples = [self._example(row, number) for number, row in read_jsonl(self.path)]
+        examples = [self._example(row, number) for number, row in read_rows(self.path, split=self.split)]
         if not examples:
             raise DataError(f"{self.path} holds no questions.")
         if absent := self._named - self._seen:

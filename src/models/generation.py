@@ -10,7 +10,7 @@ import torch
 from tqdm.auto import tqdm
 
 from src.errors import DataError
-from src.models.decoding import Sampling
+from src.models.decoding import Sampling, generate
 from src.models.extraction.cache import ActivationCache, row_key
 from src.models.extraction.engine import CachePolicy
 from src.models.extraction.fingerprint import fingerprint, quantization_of

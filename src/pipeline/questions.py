@@ -103,6 +103,7 @@ def _dataset(config: DataConfig) -> ExampleDataset:
         config.path or "",
         columns=config.columns.model_dump() if config.columns else None,
         marking=config.marking or "exact",
+        split=config.split,
     )
 
 
@@ -110,7 +111,7 @@ _MEANINGLESS = {
     "mmlu": ("columns",),
     "gsm8k": ("columns", "category"),
     "quickstart": ("columns", "marking", "path", "shots", "answer_by", "template"),
-    "custom": ("split", "category", "shots"),
+    "custom": ("category", "shots"),
 }
 
 

@@ -1,0 +1,81 @@
+"""Rows of a user's own file, whatever it is: JSONL, CSV, parquet, or a data set of the hub."""
+
+import csv
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from src.data.jsonl import read_jsonl, row_error
+from src.errors import DataError
+
+KINDS = (".jsonl", ".json", ".csv", ".parquet")
+_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+
+Rows = Iterator[tuple[int, dict[str, Any]]]
+
+
+def read_rows(source: str | Path, *, split: str | None = None) -> Rows:
+    """(row number from 1, fields) of every row.
+
+    Args:
+        source: a file, by its ending: .jsonl or .json (one object a line), .csv (with a line of names; a cell that
+            begins with [ is a JSON list), .parquet; or a folder or name of a data set as the hub has them.
+        split: of such a data set; None: test.
+
+    Raises:
+        DataError: no such file, an ending that is not known, or a row that cannot be read (with its number).
+        DownloadError: the hub does not give the data set.
+    """
+    path = Path(source).expanduser()
+    if path.is_dir() or (not path.exists() and not path.suffix and _HUB_NAME.fullmatch(str(source))):
+        from src.data.hub import load_rows
+
+        return enumerate(load_rows(str(source), None, split or "test"), 1)
+    if not path.is_file():
+        raise DataError(f"There is no file {path}. Give a file of questions ({', '.join(KINDS)}) as data.path.")
+    if split:
+        raise DataError(f"{path.name} is one file and has no split {split!r}: leave data.split out.")
+    if path.suffix.lower() not in KINDS:
+        raise DataError(f"{path.name} ends in none of {', '.join(KINDS)}: save the questions as one of these.")
+    readers = {".csv": _read_csv, ".parquet": _read_parquet}
+    return readers.get(path.suffix.lower(), read_jsonl)(path)
+
+
+def _read_csv(path: Path) -> Rows:
+    # The csv module and not pandas: read_csv turns the answer text "None" into a missing value.
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file, strict=True)
+            for number, row in enumerate(reader, 1):
+                if None in row or None in row.values():
+                    raise row_error(path, number, f"it has another number of cells than the {len(row)} names")
+                yield number, {name: _cell(path, number, text) for name, text in row.items()}
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8 text (byte {error.start:,}). Save it as UTF-8.") from error
+    except csv.Error as error:
+        raise DataError(f"{path.name} is not CSV: {error}.") from error
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}.") from error
+
+
+def _cell(path: Path, number: int, text: str) -> Any:
+    """A list where it looks like one; otherwise the text itself, "" for nothing."""
+    if not text.lstrip().startswith("["):
+        return text
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise row_error(path, number, f"a cell begins like a list but is none: {text!r:.60}") from error
+
+
+def _read_parquet(path: Path) -> Rows:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    try:
+        rows = parquet.read_table(path).to_pylist()
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{path} cannot be read as parquet: {str(error).splitlines()[0]}") from error
+    yield from enumerate(rows, 1)
