@@ -116,8 +116,8 @@ class Columns(Section):
 class DataConfig(Section):
     """The questions."""
 
-    name: Literal["mmlu", "gsm8k", "quickstart", "custom"] = "mmlu"
-    """Which data set."""
+    name: Literal["mmlu", "gsm8k", "quickstart", "custom", "answered"] = "mmlu"
+    """Which data set; custom: your own questions; answered: questions with the answers that a model gave already."""
     path: InputPath | None = None
     """A local folder or file instead of the hub; custom: a .jsonl, .csv or .parquet file, or a data set of the hub."""
     split: str | None = None
@@ -136,6 +136,8 @@ class DataConfig(Section):
     """The most tokens of an answer in words; none: the data set's own number."""
     marking: Literal["exact", "contains", "numeric", "letter", "gsm8k_strict", "gsm8k_flexible"] | None = None
     """How answers in words are judged; none: the data set's own rule, and letter for questions with choices."""
+    filter: str | None = None
+    """answered, with samples of lm-evaluation-harness: the filter whose marks count; none: the first."""
     thinking: Literal["think", "harmony"] | None = None
     """Models that think first: think marks it with <think> and </think>, harmony as gpt-oss does."""
     template: str | None = None
@@ -226,8 +228,8 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _sections_agree(self) -> "Config":
-        if self.data.name == "custom" and not self.data.path:
-            raise ValueError("data.name is custom, but data.path (the file of questions) is not given")
+        if self.data.name in ("custom", "answered") and not self.data.path:
+            raise ValueError(f"data.name is {self.data.name}, but data.path (the file of questions) is not given")
         self._adapters_agree()
         return self
 

@@ -13,15 +13,17 @@ from src.lazy import lazy_exports
 if TYPE_CHECKING:
     from src.data.custom import QADataset
     from src.data.example import Example
+    from src.data.given import AnsweredDataset
     from src.data.gsm8k import GSM8KDataset
     from src.data.mmlu import MMLUDataset
     from src.data.quickstart import QuickstartDataset
 
-__all__ = ["Example", "GSM8KDataset", "MMLUDataset", "QADataset", "QuickstartDataset"]
+__all__ = ["AnsweredDataset", "Example", "GSM8KDataset", "MMLUDataset", "QADataset", "QuickstartDataset"]
 
 __getattr__ = lazy_exports(
     __name__,
     {
+        "AnsweredDataset": "given",
         "Example": "example",
         "GSM8KDataset": "gsm8k",
         "MMLUDataset": "mmlu",

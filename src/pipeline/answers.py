@@ -6,7 +6,7 @@ from typing import Any
 
 from src.data.example import Example
 from src.data.splits import SPLITS, Splits
-from src.pipeline.asking import Asked
+from src.pipeline.asked import Asked
 
 
 def answers_parquet(examples: tuple[Example, ...], splits: Splits, asked: Mapping[str, Asked]) -> bytes:

@@ -1,6 +1,5 @@
 """Stage 3: one model's answers, marked, with its own confidence and the hidden states."""
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,40 +12,10 @@ from src.models.answering import answer_choices, plan_choices
 from src.models.extraction.forecast import ExtractionPlan
 from src.models.extractor import HiddenStateExtractor
 from src.models.generation import answer_freely, prompt_limit
+from src.pipeline.asked import Asked
 from src.pipeline.asking_again import P_TRUE, SELF_CONSISTENCY, p_true, self_consistency
+from src.pipeline.asking_given import take_given
 from src.pipeline.questions import Questions
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What one model said about every question; labels belong to the model.
-
-    Attributes:
-        answers: a letter, or the answer's text.
-        correct: (n,) 1.0 where the answer is right.
-        confidence: (n,) the model's own probability: of the chosen one among the choices, or per token.
-        signals: other numbers about the answers that may tell right from wrong, name -> (n,): of choices "entropy"
-            (nats, of the choices' shares), "margin" (of the best over the second share) and "choice_mass"; of free
-            answers "least_log_probability" and "perplexity"; where configured "p_true" and "self_consistency".
-        layers: names of the layers, in the order of `hidden`.
-        hidden: (n, layers, d) float32 at the configured position.
-        status: of each answer: "answered", "nothing found", "cut at the token limit" or "cut while thinking".
-        marks: how each free answer was judged; empty where choices were scored.
-        elsewhere: how many answers had no token at the configured position, so that the answer's (or the prompt's)
-            last token was read.
-        truncated: how many prompts were cut.
-    """
-
-    answers: tuple[str, ...]
-    correct: np.ndarray
-    confidence: np.ndarray
-    signals: dict[str, np.ndarray]
-    layers: tuple[str, ...]
-    hidden: np.ndarray
-    status: tuple[str, ...]
-    marks: tuple[Mark, ...]
-    elsewhere: int
-    truncated: int
 
 
 def ask(
@@ -61,7 +30,7 @@ def ask(
         layers: canonical names of the hidden states to read.
         label: names the model in progress bars.
     """
-    asker = _ask_choices if questions.with_choices else _ask_freely
+    asker = take_given if questions.given else _ask_choices if questions.with_choices else _ask_freely
     return asker(model, tokenizer, questions, config, layers, label)
 
 
@@ -79,7 +48,11 @@ def forecast(
             model, tokenizer, prompts, continuations, layers=layers, cache_dir=extraction.cache_dir,
             truncation=config.data.truncation,
         )  # fmt: skip
-    return HiddenStateExtractor(model, tokenizer).plan(
+    extractor = HiddenStateExtractor(model, tokenizer)
+    if questions.given:
+        texts = [prompt + given.response for prompt, given in zip(prompts, questions.given, strict=True)]
+        return extractor.plan(texts, layers, extraction.cache_dir)
+    return extractor.plan(
         prompts, layers, extraction.cache_dir, truncation=config.data.truncation,
         max_tokens=prompt_limit(model, questions.max_new_tokens),
     )  # fmt: skip

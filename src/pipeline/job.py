@@ -12,7 +12,8 @@ from typing import Any
 from src import files
 from src.config import Config, load_config
 from src.pipeline.answers import answers_parquet
-from src.pipeline.asking import Asked, ask
+from src.pipeline.asked import Asked
+from src.pipeline.asking import ask
 from src.pipeline.folder import (
     ANSWERS,
     QUESTIONS,

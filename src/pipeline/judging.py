@@ -11,7 +11,7 @@ from src.data.example import Example
 from src.evaluation.calibration import Ranking, reliability
 from src.evaluation.comparison import differences, flips
 from src.evaluation.intervals import Estimate, Scored, calibrated_null, interval, question_weights, score
-from src.pipeline.asking import Asked
+from src.pipeline.asked import Asked
 from src.pipeline.probing import OWN, PROBE, TEXT, Probed
 
 ALL = "all"

@@ -78,6 +78,13 @@ def make_plan(config: Config) -> Plan:
         if not is_converted(config.conversion[0], config.model.name, config.conversion[1]):
             check_source(config.conversion[0])
     questions = load_questions(config.data)
+    if questions.given and (config.adapter_folder or config.baselines.p_true or config.baselines.samples):
+        raise ConfigError(
+            "data.name is answered: these answers belong to one model, which is not asked again. Leave the adapter and "
+            "baselines out (an adapter can be merged into its model)."
+        )
+    if questions.given and config.extraction.position.startswith(("exact", "end")):
+        raise ConfigError(f"extraction.position {config.extraction.position!r} is not known for answers from outside.")
     if config.baselines.samples and questions.with_choices:
         raise ConfigError("baselines.samples needs answers in words, but these are chosen by likelihood. Leave it out.")
     if config.extraction.position != "last_prompt" and questions.with_choices:

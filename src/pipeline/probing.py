@@ -6,7 +6,7 @@ import numpy as np
 
 from src.data.example import Example
 from src.data.splits import Splits
-from src.pipeline.asking import Asked
+from src.pipeline.asked import Asked
 from src.probes.baselines import SurfaceAssessor, signal_confidence, subject_means
 from src.probes.sweep import Part, Sweep, shuffled_predictions, sweep_layers
 from src.probes.text_only import TextOnlyAssessor
@@ -58,7 +58,7 @@ def _baselines(
     """Each turned into P(correct) on train and val, so that calibration compares information and not scales."""
 
     def surface(rows: np.ndarray) -> list[tuple[str, int, str]]:
-        with_letter = not asked.marks
+        with_letter = "margin" in asked.signals
         return [(asked.answers[r] if with_letter else "", len(examples[r].prompt), examples[r].subject) for r in rows]
 
     def subjects(rows: np.ndarray) -> list[str]:

@@ -6,6 +6,7 @@ from typing import Any
 from src.config import DataConfig
 from src.data import prompts
 from src.data.example import Example, ExampleDataset
+from src.data.given import AnsweredDataset, Given
 from src.errors import ConfigError, DataError
 
 CHAT = "chat"
@@ -21,6 +22,7 @@ class Questions:
         stop: strings that end a free answer.
         max_new_tokens: the most tokens of a free answer.
         with_choices: whether the answer is the likeliest of the choices; otherwise it is generated.
+        given: the answers, where they are there already; empty where the model is asked.
     """
 
     examples: tuple[Example, ...]
@@ -28,6 +30,7 @@ class Questions:
     stop: tuple[str, ...]
     max_new_tokens: int
     with_choices: bool
+    given: tuple[Given, ...] = ()
 
     @property
     def chance(self) -> float:
@@ -66,6 +69,7 @@ def load_questions(config: DataConfig) -> Questions:
         stop=dataset.stop,
         max_new_tokens=config.max_new_tokens or dataset.max_new_tokens,
         with_choices=with_choices,
+        given=dataset.given[: len(examples)] if isinstance(dataset, AnsweredDataset) else (),
     )
 
 
@@ -97,6 +101,8 @@ def _dataset(config: DataConfig) -> ExampleDataset:
         from src.data.quickstart import QuickstartDataset
 
         return QuickstartDataset(config.split or "all", config.category)
+    if config.name == "answered":
+        return AnsweredDataset(config.path or "", filter=config.filter)
     from src.data.custom import QADataset
 
     return QADataset(
@@ -111,6 +117,18 @@ _MEANINGLESS = {
     "mmlu": ("columns",),
     "gsm8k": ("columns", "category"),
     "quickstart": ("columns", "marking", "path", "shots", "answer_by", "template"),
+    "answered": (
+        "columns",
+        "marking",
+        "shots",
+        "category",
+        "split",
+        "answer_by",
+        "template",
+        "max_new_tokens",
+        "thinking",
+        "truncation",
+    ),
     "custom": ("category", "shots"),
 }
 
@@ -119,5 +137,7 @@ def _check_keys(config: DataConfig) -> None:
     for key in _MEANINGLESS[config.name]:
         if getattr(config, key):
             raise ConfigError(f"data.{key} has no meaning for data.name: {config.name}. Leave it out.")
+    if config.filter and config.name != "answered":
+        raise ConfigError("data.filter belongs to data.name: answered. Leave it out.")
     if config.shots and config.template not in (None, CHAT):
         raise ConfigError("data.shots has no meaning beside a data.template of your own: write the shots into it.")

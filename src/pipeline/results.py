@@ -13,7 +13,7 @@ from typing import Any
 from src import __version__
 from src.data.example import Example
 from src.data.splits import SPLITS, Splits
-from src.pipeline.asking import Asked
+from src.pipeline.asked import Asked
 from src.pipeline.probing import Probed
 
 SCHEMA = 1

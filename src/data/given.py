@@ -1,0 +1,154 @@
+"""Answers that somebody already has: lm-evaluation-harness samples, Inspect AI logs, or a table of one's own.
+
+They become examples and given answers, so that hidden states can be read and probed without asking again.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from src.data.example import LETTERS, Example, ExampleDataset
+from src.data.jsonl import row_error
+from src.data.rows import read_rows
+from src.errors import DataError, MissingExtraError
+
+_RIGHT = {"C": 1.0, "I": 0.0, "P": 0.5, "N": 0.0}
+_LABELS = {"1": 1.0, "0": 0.0, "true": 1.0, "false": 0.0, "1.0": 1.0, "0.0": 0.0}
+
+
+@dataclass(frozen=True)
+class Given:
+    """An answer as it was given.
+
+    Attributes:
+        response: the text that followed the prompt, as it was (with the space it begins with).
+        correct: 1.0 or 0.0.
+        confidence: of whoever answered, in [0, 1]; None where nobody said.
+    """
+
+    response: str
+    correct: float
+    confidence: float | None = None
+
+
+class AnsweredDataset(ExampleDataset):
+    """A sequence of `Example`s whose answers are in `given`, in the same order.
+
+    Args:
+        path: an Inspect AI log (.eval or .json, extra `inspect`); a samples_*.jsonl of lm-evaluation-harness 0.4
+            (`--log_samples`); or rows with prompt, response, correct and, if wanted, confidence and subject.
+        filter: of a harness task with several filters (strict-match, flexible-extract), which one's marks count.
+
+    Raises:
+        DataError: a malformed row (with its number), an answer without a mark, or no rows at all.
+        MissingExtraError: an Inspect log, and inspect-ai is not installed.
+    """
+
+    def __init__(self, path: str | Path, *, filter: str | None = None):
+        self.path, self.filter = Path(path), filter
+
+    def _read(self) -> list[Example]:
+        return [example for example, _ in self._pairs]
+
+    @property
+    def given(self) -> tuple[Given, ...]:
+        """The answers, in the order of the examples."""
+        return tuple(given for _, given in self._pairs)
+
+    @cached_property
+    def _pairs(self) -> list[tuple[Example, Given]]:
+        pairs = list(self._load())
+        if not pairs:
+            raise DataError(f"{self.path} holds no answers.")
+        for number, (example, given) in enumerate(pairs, 1):
+            if not given.response:
+                raise DataError(f"{self.path.name}, answer {number} ({example.prompt[-40:]!r}) is empty: leave it out.")
+        return pairs
+
+    def _load(self) -> Iterator[tuple[Example, Given]]:
+        if self.path.suffix == ".eval":
+            return _from_inspect(self.path)
+        rows = list(read_rows(self.path))
+        if rows and {"doc_id", "arguments"} <= rows[0][1].keys():
+            return _from_harness(self.path, rows, self.filter)
+        return (_own(self.path, number, row) for number, row in rows)
+
+
+def _own(path: Path, number: int, row: dict[str, Any]) -> tuple[Example, Given]:
+    prompt, response = row.get("prompt"), row.get("response")
+    if not isinstance(prompt, str) or not prompt or not isinstance(response, str):
+        raise row_error(path, number, f"prompt and response must be texts; the row has {sorted(row)}")
+    label = _LABELS.get(str(row.get("correct")).lower())
+    if label is None:
+        raise row_error(path, number, f"correct must be 1 or 0, true or false, not {row.get('correct')!r}")
+    confidence = row.get("confidence")
+    confidence = None if confidence in (None, "") else _number(path, number, "confidence", confidence)
+    if confidence is not None and not 0 <= confidence <= 1:
+        raise row_error(path, number, f"confidence is {confidence:g}, but lies between 0 and 1")
+    example = Example(prompt, "", subject=str(row.get("subject") or ""), prompt=prompt)
+    return example, Given(response, label, confidence)
+
+
+def _number(path: Path, number: int, name: str, value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError) as error:
+        raise row_error(path, number, f"{name} is no number: {value!r}") from error
+
+
+def _from_harness(
+    path: Path, rows: list[tuple[int, dict[str, Any]]], wanted: str | None
+) -> Iterator[tuple[Example, Given]]:
+    filters = list(dict.fromkeys(str(row.get("filter", "none")) for _, row in rows))
+    chosen = wanted or filters[0]
+    if chosen not in filters:
+        raise DataError(f"{path.name} has no filter {chosen!r}. It has {', '.join(filters)}.")
+    for number, row in rows:
+        if str(row.get("filter", "none")) == chosen:
+            try:
+                yield _harness_row(row)
+            except (KeyError, IndexError, TypeError, ValueError) as error:
+                raise row_error(path, number, f"it is no sample of lm-evaluation-harness ({error!r:.80})") from error
+
+
+def _harness_row(row: dict[str, Any]) -> tuple[Example, Given]:
+    arguments = row["arguments"]
+    pairs = list(arguments.values()) if isinstance(arguments, dict) else arguments
+    pairs = [list(pair.values()) if isinstance(pair, dict) else pair for pair in pairs]
+    prompt, responses = pairs[0][0], row["filtered_resps"]
+    metric = next(name for name in ("acc", "exact_match", *row.get("metrics", ())) if name in row)
+    correct = float(row[metric])
+    if correct not in (0.0, 1.0):
+        raise ValueError(f"{metric} is {correct:g}")
+    subject = str(row["doc"].get("subject", "")) if isinstance(row["doc"], dict) else ""
+    if not isinstance(pairs[0][1], str):  # generated; the second argument are the settings
+        response = row["resps"][0][0]
+        return Example(prompt, str(row["target"]), subject=subject, prompt=prompt), Given(response, correct)
+    scores = [float(response[0]) for response in responses]
+    highest = max(scores)
+    best = scores.index(highest)
+    confidence = 1 / sum(math.exp(score - highest) for score in scores)
+    continuations = tuple(pair[1] for pair in pairs)
+    example = Example(prompt, LETTERS[int(row["target"])] if str(row["target"]).isdecimal() else str(row["target"]),
+                      subject=subject, prompt=prompt, continuations=continuations)  # fmt: skip
+    return example, Given(continuations[best], correct, confidence)
+
+
+def _from_inspect(path: Path) -> Iterator[tuple[Example, Given]]:
+    try:
+        from inspect_ai.log import read_eval_log
+    except ImportError as error:
+        raise MissingExtraError("Inspect logs need inspect-ai: pip install -e '.[inspect]'.") from error
+    for sample in read_eval_log(str(path)).samples or []:
+        if not sample.scores:
+            raise DataError(f"{path.name}: sample {sample.id!r} has no score, so whether it is right is not known.")
+        value = next(iter(sample.scores.values())).value
+        correct = _RIGHT.get(value) if isinstance(value, str) else value
+        if correct not in (0.0, 1.0):
+            raise DataError(f"{path.name}: sample {sample.id!r} is scored {value!r}, which is neither right nor wrong.")
+        asked = sample.input if isinstance(sample.input, str) else "\n\n".join(m.text for m in sample.input)
+        target = sample.target if isinstance(sample.target, str) else ", ".join(sample.target)
+        yield Example(asked, target, prompt=asked), Given(sample.output.completion, float(correct))

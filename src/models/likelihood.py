@@ -1,0 +1,102 @@
+"""How likely a model finds an answer that was given: one pass, the head on the answer's tokens only."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from src.errors import DataError, ModelError
+from src.models.extraction.cache import ActivationCache, row_key
+from src.models.extraction.engine import CachePolicy
+from src.models.extraction.fingerprint import fingerprint, quantization_of
+from src.models.extraction.keeping import Keeper
+from src.models.extraction.layers import anatomy
+from src.models.extraction.packing import plan_batches
+from src.models.extraction.table import Table
+
+_QUANTITY = "answer.likelihood"
+_BUDGET = 2048
+
+
+@dataclass(frozen=True)
+class AnswerLikelihood:
+    """Natural log-probabilities of the tokens of n answers: (n,) their mean, and the least of them."""
+
+    mean: np.ndarray
+    least: np.ndarray
+
+
+def answer_likelihood(
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    answers: Sequence[Sequence[int]],
+    *,
+    cache_dir: str | Path | None = None,
+    cache: CachePolicy = "optional",
+    progress: str = "likelihood",
+) -> AnswerLikelihood:
+    """Score every answer after its prompt.
+
+    Args:
+        model: from `ModelLoader.load`.
+        prompts, answers: token ids, none of them empty.
+        cache_dir, cache: as in `HiddenStateExtractor.extract`.
+        progress: the label of the progress bar.
+
+    Raises:
+        DataError: an empty answer.
+        ModelError: a model without a head.
+    """
+    if (head := anatomy(model).head) is None:
+        raise ModelError(f"{type(model).__name__} has no head, so it gives no probabilities.")
+    if empty := next((row for row, ids in enumerate(answers) if not ids), None):
+        raise DataError(f"Answer {empty} is empty: there is nothing to score.")
+    pairs = list(dict.fromkeys((tuple(p), tuple(a)) for p, a in zip(prompts, answers, strict=True)))
+    table = Table([row_key((*prompt, *answer), len(prompt) - 1) for prompt, answer in pairs], [_QUANTITY])
+    store = None
+    if cache_dir is not None:
+        context = fingerprint(model) | {"position": "answer likelihood"}
+        name = model.config._name_or_path
+        store = ActivationCache(cache_dir, context, model_name=name, required=cache == "required")
+        store.fill(table)
+    known = table.known()
+    size = 1 if quantization_of(model) == "8bit" else _BUDGET
+    bar = tqdm(total=len(pairs), desc=progress, unit="answer", disable=None, leave=False)
+    with bar, Keeper(table, store) as keeper:
+        for rows in plan_batches([len(prompt) + len(answer) for prompt, answer in pairs], size):
+            if not known[rows].all():
+                keeper.keep(rows, {_QUANTITY: _scored(model, head, [pairs[row] for row in rows])})
+            bar.update(len(rows))
+    place = {pair: row for row, pair in enumerate(pairs)}
+    order = [place[tuple(p), tuple(a)] for p, a in zip(prompts, answers, strict=True)]
+    mean, least = table[_QUANTITY][order].double().numpy().T
+    return AnswerLikelihood(mean, least)
+
+
+def _scored(model: Any, head: nn.Module, batch: Sequence[tuple[tuple[int, ...], tuple[int, ...]]]) -> Tensor:
+    """(n, 2) float32: mean and least log-probability of each answer's tokens."""
+    device = model.get_input_embeddings().weight.device
+    texts = [(*prompt, *answer) for prompt, answer in batch]
+    longest = max(map(len, texts))
+    ids = torch.tensor([[*text, *[0] * (longest - len(text))] for text in texts], device=device)
+    # The state before a token predicts it.
+    rows = torch.cat([torch.full((len(answer),), row) for row, (_, answer) in enumerate(batch)]).to(device)
+    places = torch.cat([torch.arange(len(p) - 1, len(p) + len(a) - 1) for p, a in batch]).to(device)
+    wanted = torch.tensor([token for _, answer in batch for token in answer], device=device)
+
+    def only_answers(_module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor]:
+        return (args[0][rows, places][:, None],)
+
+    handle = head.register_forward_pre_hook(only_answers)
+    try:
+        with torch.inference_mode():
+            logits = model(input_ids=ids, use_cache=False).logits[:, 0].float()
+    finally:
+        handle.remove()
+    scores = logits.log_softmax(-1).gather(1, wanted[:, None])[:, 0].split([len(answer) for _, answer in batch])
+    return torch.stack([torch.stack([one.mean(), one.min()]) for one in scores])

@@ -1,0 +1,178 @@
+"""Answers from other tools become examples, answers and labels; a run reads their states without asking."""
+
+import json
+import random
+
+import numpy as np
+import pytest
+import torch
+
+from src.data import AnsweredDataset
+from src.errors import ConfigError, DataError
+from src.models.likelihood import answer_likelihood
+from src.pipeline import run
+from tests.test_answering import log_likelihood
+from tests.test_data import write_lines
+
+
+def generated(doc, text, right, *, filter="strict-match"):
+    """A row as lm-evaluation-harness 0.4.13 writes it with --log_samples, for a generated answer."""
+    arguments = {"gen_args_0": {"arg_0": f"Question: {doc}?\nAnswer:", "arg_1": {"until": ["Question:"]}}}
+    return {
+        "doc_id": doc, "doc": {"question": f"{doc}?", "answer": "#### 18"}, "target": "It is\n#### 18",
+        "arguments": arguments, "resps": [[text]], "filtered_resps": ["18" if right else "[invalid]"],
+        "filter": filter, "metrics": ["exact_match"], "exact_match": float(right),
+    }  # fmt: skip
+
+
+def chosen(doc, scores, target):
+    arguments = {
+        f"gen_args_{i}": {"arg_0": f"{doc}?\nAnswer:", "arg_1": f" {letter}"} for i, letter in enumerate("ABCD")
+    }
+    best = int(np.argmax(scores))
+    return {
+        "doc_id": doc, "doc": {"question": f"{doc}?", "subject": "anatomy", "answer": target}, "target": str(target),
+        "arguments": arguments, "resps": [[[str(s), "False"]] for s in scores],
+        "filtered_resps": [[str(s), "False"] for s in scores], "filter": "none", "metrics": ["acc"],
+        "acc": float(best == target),
+    }  # fmt: skip
+
+
+def test_generated_samples_of_the_harness(tmp_path):
+    rows = [generated(n, f" so #### {n}", n % 2) for n in range(4)]
+    rows += [generated(n, f" so #### {n}", True, filter="flexible-extract") for n in range(4)]
+    path = write_lines(tmp_path / "samples_gsm8k.jsonl", *rows)
+    data = AnsweredDataset(path)
+    assert len(data) == 4
+    assert data[1].prompt == "Question: 1?\nAnswer:"
+    assert [(given.response, given.correct) for given in data.given] == [(f" so #### {n}", n % 2) for n in range(4)]
+    assert [given.correct for given in AnsweredDataset(path, filter="flexible-extract").given] == [1.0] * 4
+    with pytest.raises(DataError, match=r"no filter 'loose'. It has strict-match, flexible-extract"):
+        len(AnsweredDataset(path, filter="loose"))
+
+
+def test_chosen_samples_of_the_harness_bring_their_probabilities(tmp_path):
+    scores = [-1.0, -0.2, -3.0, -2.0]
+    data = AnsweredDataset(write_lines(tmp_path / "s.jsonl", chosen(0, scores, 1), chosen(1, scores, 3)))
+    assert (data[0].target, data[0].subject, data[0].continuations) == ("B", "anatomy", (" A", " B", " C", " D"))
+    assert [(given.response, given.correct) for given in data.given] == [(" B", 1.0), (" B", 0.0)]
+    assert data.given[0].confidence == pytest.approx(np.exp(scores).max() / np.exp(scores).sum())
+
+
+def test_own_answers_as_jsonl_csv_and_parquet(tmp_path):
+    import pandas as pd
+
+    rows = [
+        {"prompt": f"Q {n}?", "response": f" {n}", "correct": n % 2, "confidence": 0.5, "subject": "s"}
+        for n in range(4)
+    ]
+    write_lines(tmp_path / "a.jsonl", *rows)
+    pd.DataFrame(rows).to_csv(tmp_path / "a.csv", index=False)
+    pd.DataFrame(rows).to_parquet(tmp_path / "a.parquet")
+    found = [AnsweredDataset(tmp_path / f"a.{kind}") for kind in ("jsonl", "csv", "parquet")]
+    assert list(found[0]) == list(found[1]) == list(found[2])
+    assert found[0].given == found[1].given == found[2].given
+    assert found[0].given[1].confidence == 0.5
+
+
+def test_an_inspect_log(tmp_path):
+    pytest.importorskip("inspect_ai")
+    from inspect_ai import Task, eval as evaluate
+    from inspect_ai.dataset import Sample
+    from inspect_ai.model import ModelOutput, get_model
+    from inspect_ai.scorer import match
+
+    outputs = [ModelOutput.from_content("mock", text) for text in ("18", "19")]
+    task = Task(dataset=[Sample(input="9 + 9?", target="18"), Sample(input="9 + 9 =", target="18")], scorer=match())
+    model = get_model("mockllm/model", custom_outputs=outputs)
+    log = evaluate(task, model=model, log_dir=str(tmp_path), display="none", max_samples=1)[0]
+    data = AnsweredDataset(log.location)
+    assert [example.prompt for example in data] == ["9 + 9?", "9 + 9 ="]
+    assert [(given.response, given.correct) for given in data.given] == [("18", 1.0), ("19", 0.0)]
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"prompt": "Q"}, r"row 2: prompt and response must be texts; the row has \['prompt'\]"),
+        ({"prompt": "Q", "response": " a", "correct": "maybe"}, "row 2: correct must be 1 or 0, .* not 'maybe'"),
+        ({"prompt": "Q", "response": " a", "correct": 1, "confidence": 50}, "row 2: confidence is 50"),
+        ({"prompt": "Q", "response": "", "correct": 1}, "answer 2 .* is empty"),
+    ],
+)
+def test_a_malformed_row_is_named(tmp_path, row, message):
+    good = {"prompt": "Q", "response": " a", "correct": True}
+    with pytest.raises(DataError, match=message):
+        len(AnsweredDataset(write_lines(tmp_path / "a.jsonl", good, row)))
+
+
+def test_a_harness_row_without_its_parts_is_named(tmp_path):
+    broken = generated(1, " x", True)
+    del broken["resps"]
+    with pytest.raises(DataError, match=r"row 2: it is no sample of lm-evaluation-harness \(KeyError\('resps'\)\)"):
+        len(AnsweredDataset(write_lines(tmp_path / "s.jsonl", generated(0, " x", True), broken)))
+
+
+def test_likelihoods_equal_one_answer_at_a_time(model, tokenizer, tmp_path):
+    prompts = ["Question: what?", "Q", "Question: what what what?", "Q"]
+    said = [" 12 345", " A", " é 🙂", " A"]
+    ids = [tokenizer(prompt)["input_ids"] for prompt in prompts]
+    own = [
+        tokenizer(prompt + text)["input_ids"][len(one) :] for prompt, text, one in zip(prompts, said, ids, strict=True)
+    ]
+    for _ in range(2):  # the second time from the cache
+        found = answer_likelihood(model, ids, own, cache_dir=tmp_path)
+        expected = [log_likelihood(model, tokenizer, *pair) for pair in zip(prompts, said, strict=True)]
+        np.testing.assert_allclose(found.mean * [len(one) for one in own], expected, atol=3e-5)
+        assert (found.least <= found.mean + 1e-6).all()
+    with pytest.raises(DataError, match="Answer 1 is empty"):
+        answer_likelihood(model, ids[:2], [own[0], []])
+
+
+def answered(folder, n=300):
+    rng = random.Random(0)
+    rows = [{"prompt": f"Question: what is {i}?\nAnswer:", "response": f" {rng.randrange(99)} 345",
+             "correct": rng.random() < 0.5} for i in range(n)]  # fmt: skip
+    return write_lines(folder / "answers.jsonl", *rows)
+
+
+def test_a_run_reads_the_states_of_given_answers(tmp_path, model_folder):
+    config = {
+        "model": {"name": str(model_folder)},
+        "data": {"name": "answered", "path": str(answered(tmp_path))},
+        "extraction": {"layers": [0, 2], "position": "last_answer", "cache_dir": str(tmp_path / "cache")},
+        "evaluation": {"bootstrap": 100},
+        "run": {"dir": str(tmp_path / "run")},
+    }
+    result = run(config)
+    labels = [json.loads(line)["correct"] for line in (tmp_path / "answers.jsonl").read_text().splitlines()]
+    assert result.results["variants"]["base"]["accuracy_all_questions"] == pytest.approx(np.mean(labels))
+    assert set(result.results["variants"]["base"]["scores"]) >= {"probe", "own_probability", "perplexity", "text_only"}
+    with pytest.raises(ConfigError, match="these answers belong to one model"):
+        run(config | {"baselines": {"p_true": True}, "run": {"dir": str(tmp_path / "other")}})
+
+
+def test_the_state_of_a_given_answer_is_that_of_its_last_token(tmp_path, model_folder):
+    from src.config import load_config
+    from src.models import ModelLoader
+    from src.pipeline.asking_given import take_given
+    from src.pipeline.questions import load_questions
+
+    config = load_config({
+        "model": {"name": str(model_folder)},
+        "data": {"name": "answered", "path": str(answered(tmp_path, 5))},
+        "extraction": {"layers": [0], "position": "last_answer"},
+    })  # fmt: skip
+    model, tokenizer = ModelLoader(str(model_folder)).load()
+    questions = load_questions(config.data)
+    asked = take_given(model, tokenizer, questions, config, ("block.0",), "base")
+    for row, (example, given) in enumerate(zip(questions.examples, questions.given, strict=True)):
+        ids = torch.tensor([tokenizer(example.prompt + given.response)["input_ids"]])
+        with torch.no_grad():
+            expected = model(input_ids=ids, output_hidden_states=True).hidden_states[1][0, -1]
+        np.testing.assert_allclose(asked.hidden[row, 0], expected.numpy(), atol=3e-5)
+        score = log_likelihood(model, tokenizer, example.prompt, given.response)
+        count = len(tokenizer(example.prompt + given.response)["input_ids"]) - len(
+            tokenizer(example.prompt)["input_ids"]
+        )
+        assert asked.confidence[row] == pytest.approx(np.exp(score / count), rel=1e-4)
