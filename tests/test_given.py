@@ -77,7 +77,8 @@ def test_own_answers_as_jsonl_csv_and_parquet(tmp_path):
 
 def test_an_inspect_log(tmp_path):
     pytest.importorskip("inspect_ai")
-    from inspect_ai import Task, eval as evaluate
+    from inspect_ai import Task
+    from inspect_ai import eval as evaluate
     from inspect_ai.dataset import Sample
     from inspect_ai.model import ModelOutput, get_model
     from inspect_ai.scorer import match
