@@ -54,9 +54,16 @@ def _one(option: dict[str, Any], schema: dict[str, Any]) -> str:
         return "a section: " + ", ".join(f"`{key}`" for key in keys)
     if "enum" in option or "const" in option:
         return ", ".join(f"`{value}`" for value in option.get("enum", [option.get("const")]))
-    words = {"string": "text", "integer": "whole number", "boolean": "`true`, `false`", "array": "list"}
-    low = option.get("minimum")
-    return words[option["type"]] + (f" from {low}" if low is not None else "")
+    words = {
+        "string": "text",
+        "integer": "whole number",
+        "number": "number",
+        "boolean": "`true`, `false`",
+        "array": "list",
+    }
+    limits = {"minimum": "from", "exclusiveMinimum": "above"}
+    limit = next((f" {word} {option[key]}" for key, word in limits.items() if key in option), "")
+    return words[option["type"]] + limit
 
 
 if __name__ == "__main__":

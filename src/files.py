@@ -12,7 +12,7 @@ import re
 import shutil
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -53,13 +53,19 @@ def sweep_temporaries(folder: Path) -> None:
 
 def write_bytes(path: Path, data: bytes | memoryview) -> None:
     """Write `data` so that `path` holds the old or the new content, never a part. Raises OSError."""
+    write_pieces(path, [data])
+
+
+def write_pieces(path: Path, pieces: Iterable[bytes | memoryview]) -> None:
+    """As `write_bytes`, of several pieces one after the other."""
     temporary = _temporary_beside(path)
     handle = _sys.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
     try:
         try:
-            view = memoryview(data)
-            while view:
-                view = view[_sys.write(handle, view) :]
+            for piece in pieces:
+                view = memoryview(piece)
+                while view:
+                    view = view[_sys.write(handle, view) :]
             _sys.fsync(handle)
         finally:
             _sys.close(handle)

@@ -138,9 +138,9 @@ def test_kept_answers_need_no_generation_and_another_way_to_answer_is_another_an
 ):
     from src.models import generation
 
-    real = generation._generate
+    real = generation.generate
     first = answer_freely(model, tokenizer, PROMPTS, max_new_tokens=8, cache_dir=tmp_path)
-    monkeypatch.setattr(generation, "_generate", None)
+    monkeypatch.setattr(generation, "generate", None)
     again = answer_freely(model, tokenizer, PROMPTS[::-1], max_new_tokens=8, cache_dir=tmp_path)
     assert again.texts == first.texts[::-1]
     np.testing.assert_array_equal(again.log_probabilities, first.log_probabilities[::-1])
@@ -148,7 +148,7 @@ def test_kept_answers_need_no_generation_and_another_way_to_answer_is_another_an
     for other in ({"max_new_tokens": 7}, {"max_new_tokens": 8, "stop": ["x"]}):
         with pytest.raises(TypeError, match="NoneType"):
             answer_freely(model, tokenizer, PROMPTS, cache_dir=tmp_path, **other)
-    monkeypatch.setattr(generation, "_generate", real)
+    monkeypatch.setattr(generation, "generate", real)
 
 
 def test_a_prompt_that_leaves_little_room_shares_no_limit_with_the_others(model, tokenizer):

@@ -20,7 +20,7 @@ def test_a_signals_ranking_stays_and_its_scale_becomes_a_probability():
     p = signal_confidence(signal[:1000], y[:1000], signal[1000:1500], y[1000:1500], signal[1500:])
     assert roc_auc_score(y[1500:], p) == pytest.approx(roc_auc_score(y[1500:], -signal[1500:]))
     reference = LogisticRegression(C=1e6).fit(signal[:1000, None], y[:1000]).predict_proba(signal[1500:, None])[:, 1]
-    np.testing.assert_allclose(p, reference, atol=0.02)
+    np.testing.assert_allclose(p, reference, atol=0.05)
 
 
 def test_infinite_and_constant_signals_are_no_error():

@@ -18,7 +18,7 @@ from src.models.extraction.keeping import Keeper
 from src.models.extraction.maintenance import compact, verify
 from src.models.extraction.table import Table
 
-TEXTS = [f"{'word ' * (n % 7)}{n}" for n in range(60)]
+TEXTS = [f"{n} {'word ' * (n % 7)}{n}" for n in range(60)]
 CONTEXT = {"weights": "w", "position": "last_prompt"}
 
 
@@ -187,7 +187,7 @@ def test_a_required_cache_that_cannot_be_written_is_an_error(model, tokenizer, t
     def no_room(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(files, "write_bytes", no_room)
+    monkeypatch.setattr(files, "write_pieces", no_room)
     with pytest.raises(CacheError, match=r"cannot be written \(No space left on device\), and it is required"):
         extractor.extract(TEXTS, [0], tmp_path, cache="required")
 
@@ -196,24 +196,24 @@ class TestCompact:
     def test_many_shards_become_one_and_hold_the_same(self, tmp_path):
         cache = ActivationCache(tmp_path, CONTEXT)
         for n in range(12):
-            cache.write([key(n)], {"a": rows([n]), "b": rows([-n])})
-        cache.write([key(3), key(50)], {"a": rows([3, 50]), "b": rows([-3, -50])})  # one row a second time
-        cache.write([key(0)], {"c": rows([5])})
+            cache.write([key(n)], {"a": [rows([n])], "b": [rows([-n])]})
+        cache.write([key(3), key(50)], {"a": [rows([3, 50])], "b": [rows([-3, -50])]})  # one row a second time
+        cache.write([key(0)], {"c": [rows([5])]})
         foreign = cache.folder / "notes.safetensors"
         foreign.write_bytes(b"mine")
         before = {n: full(cache, [n], ["a", "b"])["a"].clone() for n in [*range(12), 50]}
-        assert compact(tmp_path) == (15, 3)
+        assert compact(tmp_path) == (14, 2)
         assert foreign.read_bytes() == b"mine"
         for n, expected in before.items():
             np.testing.assert_array_equal(full(cache, [n], ["a", "b"])["a"], expected)
         assert full(cache, [0], ["a", "b", "c"]).known().all()
-        assert compact(tmp_path) == (3, 3)
+        assert compact(tmp_path) == (2, 2)
         assert verify(tmp_path)[1] == []
 
     def test_merged_shards_stay_within_the_size(self, tmp_path):
         cache = ActivationCache(tmp_path, CONTEXT)
         for n in range(40):
-            cache.write([key(n)], {"a": rows([n], width=1000)})
+            cache.write([key(n)], {"a": [rows([n], width=1000)]})
         compact(tmp_path, most_bytes=20_000)
         sizes = [path.stat().st_size for path in cache.folder.glob("*.safetensors")]
         assert 8 <= len(sizes) <= 10
@@ -223,29 +223,31 @@ class TestCompact:
     def test_a_damaged_shard_is_left_out(self, tmp_path):
         cache = ActivationCache(tmp_path, CONTEXT)
         for n in range(3):
-            cache.write([key(n)], {"a": rows([n])})
+            cache.write([key(n)], {"a": [rows([n])]})
         path = sorted(cache.folder.glob("*.safetensors"))[1]
         data = bytearray(path.read_bytes())
         data[-1] ^= 1
         path.write_bytes(data)
         assert compact(tmp_path) == (3, 2)
         assert full(cache, range(3), ["a"]).known().sum() == 2
-        assert verify(tmp_path)[0] == 1
+        assert verify(tmp_path) == (1, [])  # the reader before had found the damage
+        assert path.with_suffix(".corrupt").exists()
 
     def test_a_reader_whose_shard_was_merged_meanwhile_finds_it_in_the_new_one(self, tmp_path, monkeypatch):
         cache = ActivationCache(tmp_path, CONTEXT)
         for n in range(5):
-            cache.write([key(n)], {"a": rows([n])})
-        from src.models.extraction import cache as module
+            cache.write([key(n)], {"a": [rows([n])]})
+        from src.models.extraction.shard import ShardReader
 
-        real, done = module.verified, []
+        real, done = ShardReader.verified, []
 
-        def merging(path):
+        def merging(self, path):
             if not done:
-                done.append(compact(tmp_path))
-            return real(path)
+                done.append(None)
+                done[0] = compact(tmp_path)
+            return real(self, path)
 
-        monkeypatch.setattr(module, "verified", merging)
+        monkeypatch.setattr(ShardReader, "verified", merging)
         table = full(cache, range(5), ["a"])
         assert done == [(5, 1)]
         np.testing.assert_array_equal(table["a"], rows(range(5)))

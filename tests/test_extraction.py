@@ -174,7 +174,7 @@ def test_a_full_disk_is_said_once_and_the_run_goes_on(model, tokenizer, tmp_path
     from src import files
 
     extractor.extract(TEXTS[:1], [0], tmp_path)  # the folder and its context.json are there already
-    monkeypatch.setattr(files, "write_bytes", full)
+    monkeypatch.setattr(files, "write_pieces", full)
     np.testing.assert_allclose(extractor.extract(TEXTS, [0], tmp_path, token_budget=8), expected, atol=2e-5)
     assert caplog.text.count("No space left") == 1
 

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from src.models.extraction.maintenance import verify
-from src.pipeline.folder import CONFIG, QUESTIONS, REPORT, RESULTS
+from src.pipeline.folder import ANSWERS, CONFIG, QUESTIONS, REPORT, RESULTS
 from tests.test_data import write_lines
 from tests.test_pipeline import without_times
 
@@ -91,7 +91,7 @@ def test_twenty_kills_change_nothing(tmp_path, model_folder, adapter_folder):
         before = {path: path.stat().st_mtime_ns for path in folder.rglob("*.safetensors")}
         kept += bool(before)
         left = {path.name for path in (folder / "run").glob("*")}
-        assert {name for name in left if not name.endswith(".tmp")} <= {CONFIG, RESULTS, QUESTIONS, REPORT}
+        assert {name for name in left if not name.endswith(".tmp")} <= {CONFIG, RESULTS, QUESTIONS, ANSWERS, REPORT}
         if (folder / "run" / CONFIG).exists():
             yaml.safe_load((folder / "run" / CONFIG).read_text())
         assert not before or verify(folder / "cache")[1] == []

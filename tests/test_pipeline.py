@@ -48,13 +48,17 @@ def test_base_against_tuned_leaves_everything_a_person_needs(tmp_path, model_fol
         "config.yaml",
         "results.json",
         "questions.csv",
+        "answers.parquet",
         "report.html",
     }
     results = json.loads((folder / "results.json").read_text())
     assert results == result.results
     assert set(results["variants"]) == {"base", "tuned"}
     for variant in results["variants"].values():
-        assert set(variant["scores"]) == {"probe", "own_probability", "text_only", "shuffled_labels"}
+        main = {"probe", "own_probability", "text_only", "shuffled_labels"}
+        baselines = {"surface", "subject_mean", "entropy", "margin", "choice_mass"}
+        assert set(variant["scores"]) == main | baselines
+        assert all(set(variant["scores"][name]) == {"all"} for name in baselines)
         assert set(variant["scores"]["probe"]) == {"all", "one", "two"}
         assert variant["scores"]["probe"]["all"]["ece"]["calibrated_mean"] > 0
     assert set(results["comparison"]["scores"]["probe"]["all"]) == {

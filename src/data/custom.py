@@ -40,15 +40,16 @@ class QADataset(ExampleDataset):
         marking: str = "exact",
         split: str | None = None,
     ):
-        self.path, self.marking, self.split = Path(path), marking, split
+        self.path, self.marking = Path(path), marking
         self.columns = {field: field for field in FIELDS} | dict(columns or {})
         self._named = {name for field, name in (columns or {}).items() if name != field}
         self._seen: set[str] = set()
+        self._rows = read_rows(path, split=split)
         if unknown := set(self.columns) - set(FIELDS):
             raise DataError(f"Unknown field(s) in columns: {sorted(unknown)}. Known: {', '.join(FIELDS)}.")
 
     def _read(self) -> list[Example]:
-        examples = [self._example(row, number) for number, row in read_rows(self.path, split=self.split)]
+        examples = [self._example(row, number) for number, row in self._rows]
         if not examples:
             raise DataError(f"{self.path} holds no questions.")
         if absent := self._named - self._seen:

@@ -59,8 +59,8 @@ class SurfaceAssessor:
         """(n,) float64 P(correct). A letter or subject that was not in training says nothing."""
         return probability(self._features(rows) @ self.fit_.weight + self.fit_.bias)
 
-    def _features(self, rows: Sequence[tuple[str, int, str]]) -> sparse.csr_matrix:
-        features = sparse.lil_matrix((len(rows), len(self._columns) + 1))
+    def _features(self, rows: Sequence[tuple[str, int, str]]) -> sparse.csr_array:
+        features = sparse.lil_array((len(rows), len(self._columns) + 1))
         for place, (letter, length, subject) in enumerate(rows):
             features[place, 0] = (np.log(1 + length) - self._mean) / self._scale
             for name in (("letter", letter), ("subject", subject)):

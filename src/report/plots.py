@@ -60,11 +60,11 @@ def layer_curve(variants: Mapping[str, Mapping[str, Any]], *, ax: Axes | None = 
 
 def base_against_tuned(variants: Mapping[str, Mapping[str, Any]], metric: str, title: str, *,
                        ax: Axes | None = None) -> Axes:  # fmt: skip
-    """One metric of every scorer with its interval, base and tuned side by side."""
+    """One metric of the main scorers with its interval, base and tuned side by side."""
     ax = _axes(ax)
-    scorers = [s for s in SCORERS if any(metric in v["scores"].get(s, {}).get("all", {}) for v in variants.values())]
     names = {"probe": "probe", "own_probability": "own\nprobability", "text_only": "text\nonly",
              "shuffled_labels": "shuffled\nlabels"}  # fmt: skip
+    scorers = [s for s in names if any(metric in v["scores"].get(s, {}).get("all", {}) for v in variants.values())]
     for offset, (name, variant) in enumerate(variants.items()):
         for place, scorer in enumerate(scorers):
             number = variant["scores"].get(scorer, {}).get("all", {}).get(metric)

@@ -7,32 +7,31 @@ is the state: writers never wait for each other, and a killed run leaves whole s
 
 import errno
 import hashlib
+import itertools
 import json
 import logging
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-import xxhash
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load, save
 from torch import Tensor
 
 from src import files
 from src.errors import CacheError
+from src.models.extraction.shard import FORMAT, KEYS, SUFFIX, ShardReader, expect, write_shard
 from src.models.extraction.table import Table
 
 log = logging.getLogger(__name__)
 
-FORMAT = "confprobe-states-1"
 CONTEXT_NAME = "context.json"
 DAMAGED = ".corrupt"
 BUDGET_NAME = "budget.json"
 _FULL_OR_READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
-_KEYS = "keys"
+_SHARD_NAME = re.compile(r"[0-9a-f]{32}")
 
 
 def row_key(token_ids: Sequence[int], start: int | None = None) -> bytes:
@@ -114,15 +113,20 @@ class ActivationCache:
         A shard whose bytes do not match its name is set aside as *.corrupt, reported once, and not used.
         """
         seen: set[Path] = set()
-        while paths := [path for path in sorted(self.folder.glob("*.safetensors")) if path not in seen]:
+        reader = ShardReader()
+        while paths := [path for path in shards(self.folder) if path not in seen]:
             seen.update(paths)
-            gone = [path for path in paths if not _read_shard(path, table)]
+            gone = 0
+            for path, upcoming in itertools.zip_longest(paths, paths[1:]):
+                if upcoming is not None:
+                    expect(upcoming)
+                gone += not _read_shard(reader, path, table)
             if not gone:
                 return
             # Those were merged into others by `cache compact`: look again.
 
-    def write(self, keys: Sequence[bytes], rows: Mapping[str, Tensor]) -> None:
-        """Store one shard: `rows` maps a quantity to a tensor (len(keys), width)."""
+    def write(self, keys: Sequence[bytes], rows: Mapping[str, Sequence[Tensor]]) -> None:
+        """Store one shard; arguments as in `write_shard`."""
         if not self._writable:
             return
         try:
@@ -131,17 +135,12 @@ class ActivationCache:
             self._give_up(error)
 
 
-def write_shard(folder: Path, keys: Sequence[bytes], rows: Mapping[str, Tensor]) -> Path:
-    """Write one shard, whole or not at all. Raises OSError."""
-    packed = torch.frombuffer(bytearray(b"".join(keys)), dtype=torch.uint8).reshape(len(keys), 32)
-    tensors = {name: tensor.contiguous() for name, tensor in rows.items()} | {_KEYS: packed}
-    data = save(tensors, metadata={"format": FORMAT})
-    path = folder / f"{xxhash.xxh3_128_hexdigest(data)}.safetensors"
-    files.write_bytes(path, data)
-    return path
+def shards(folder: Path) -> list[Path]:
+    """The files of a context's folder that have the name of a shard, in order; all others are somebody else's."""
+    return sorted(path for path in folder.glob(f"*{SUFFIX}") if _SHARD_NAME.fullmatch(path.stem))
 
 
-def _read_shard(path: Path, table: Table) -> bool:
+def _read_shard(reader: ShardReader, path: Path, table: Table) -> bool:
     """Put a shard's rows into the table; False where it is gone."""
     header = peek(path)
     if header.state == "broken":
@@ -150,7 +149,7 @@ def _read_shard(path: Path, table: Table) -> bool:
     if not any(header.quantities.intersection(names) for names, _ in table.lacking(places)):
         return header.state != "unreadable" or path.exists()
     try:
-        shard = verified(path)
+        shard = reader.verified(path)
     except FileNotFoundError:
         return False
     if shard is None:
@@ -175,19 +174,13 @@ def peek(path: Path) -> Header:
         with safe_open(path, "pt") as shard:
             if (shard.metadata() or {}).get("format") != FORMAT:
                 return Header("foreign")
-            packed = shard.get_tensor(_KEYS).numpy().tobytes()
+            packed = shard.get_tensor(KEYS).numpy().tobytes()
             keys = tuple(packed[i : i + 32] for i in range(0, len(packed), 32))
-            return Header("ok", frozenset(shard.keys()) - {_KEYS}, keys)
+            return Header("ok", frozenset(shard.keys()) - {KEYS}, keys)
     except SafetensorError:
         return Header("broken")
     except OSError:  # gone meanwhile, or not ours to read: no reason to call it damaged
         return Header("unreadable")
-
-
-def verified(path: Path) -> dict[str, Tensor] | None:
-    """The tensors of a shard; None where its bytes do not match its name. Raises OSError."""
-    data = path.read_bytes()
-    return load(data) if xxhash.xxh3_128_hexdigest(data) == path.stem else None
 
 
 def set_aside(path: Path) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 
 from src import machine
 from src.models.extraction import cost
-from src.models.extraction.cache import ActivationCache, peek
+from src.models.extraction.cache import ActivationCache, peek, shards
 from src.models.extraction.capture import only_last
 from src.models.extraction.engine import cache_context, make_request
 from src.models.extraction.layers import EMBEDDINGS
@@ -113,13 +113,13 @@ def _kept(folder: Path, keys: Sequence[bytes], quantities: Sequence[str]) -> np.
     """(n,) whether every quantity of a row lies in this folder, going by what the shards say of themselves."""
     place = {key: index for index, key in enumerate(keys)}
     there = np.zeros((len(quantities), len(keys)), dtype=bool)
-    for path in folder.glob("*.safetensors"):
+    for path in shards(folder):
         header = peek(path)
         rows = [place[key] for key in header.keys if key in place]
         for index, quantity in enumerate(quantities):
             if quantity in header.quantities:
                 there[index, rows] = True
-    return there.all(axis=0)
+    return np.array(there.all(axis=0))
 
 
 def _own_tokens(job: Job, pack: Pack) -> int:

@@ -1,4 +1,4 @@
-"""From the passes to memory and disk in a thread of its own: neither copying nor writing holds up the next pass."""
+"""From the passes to memory and disk in threads of their own: neither copying nor writing holds up the next pass."""
 
 import contextlib
 import time
@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from src.errors import ModelError
+from src.errors import CacheError, ModelError
 from src.models.extraction.cache import ActivationCache
 from src.models.extraction.table import Table
 
@@ -21,6 +21,9 @@ from src.models.extraction.table import Table
 SECONDS = 2.0
 BYTES = 64 << 20
 _MOST_WAITING = 4
+
+# Quantities -> parts of a shard: keys and rows.
+_Unwritten = dict[tuple[str, ...], list[tuple[list[bytes], dict[str, Tensor]]]]
 
 
 class Keeper:
@@ -38,9 +41,10 @@ class Keeper:
         self._all_finite = all_finite
         self._table = table
         self._cache = cache
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="confprobe-keeper")
+        self._memory, self._disk = ThreadPoolExecutor(1), ThreadPoolExecutor(1)
         self._waiting: deque[Future[None]] = deque()
-        self._unwritten: dict[tuple[str, ...], list[tuple[list[bytes], dict[str, Tensor]]]] = {}
+        self._writing: deque[Future[None]] = deque()
+        self._unwritten: _Unwritten = {}
         self._bytes = 0
         self._since = 0.0
 
@@ -54,19 +58,22 @@ class Keeper:
             ModelError: an earlier pass held a number that is not finite.
             CacheError: the cache is required and cannot be written.
         """
-        self._waiting.append(self._thread.submit(self._store, places, rows))
+        self._waiting.append(self._memory.submit(self._store, places, rows))
         while len(self._waiting) > _MOST_WAITING:
             self._waiting.popleft().result()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._thread.shutdown(wait=True)
-        # A write that fails must not hide why the block ended.
-        with contextlib.suppress(OSError) if kind else contextlib.nullcontext():
-            self._write()
+        self._memory.shutdown(wait=True)
+        # Where the block ended with an error, one more that a full disk adds must not hide it.
+        with contextlib.suppress(CacheError) if kind else contextlib.nullcontext():
+            try:
+                self._write()
+            finally:
+                self._disk.shutdown(wait=True)
         if kind is None:
-            for waiting in self._waiting:
+            for waiting in (*self._waiting, *self._writing):
                 waiting.result()
 
     def _store(self, places: np.ndarray, rows: Mapping[str, Tensor]) -> None:
@@ -85,23 +92,32 @@ class Keeper:
     ) -> None:
         if not self._bytes:
             self._since = time.monotonic()
-        chosen = {name: rows[name][torch.from_numpy(new)] for name in names}
+        every = len(new) == len(rows[names[0]])
+        chosen = {name: rows[name] if every else rows[name][torch.from_numpy(new)] for name in names}
         self._unwritten.setdefault(names, []).append((keys, chosen))
         self._bytes += sum(values.nbytes for values in chosen.values())
 
     def _write(self) -> None:
         unwritten, self._unwritten, self._bytes = self._unwritten, {}, 0
+        if unwritten:
+            self._writing.append(self._disk.submit(self._write_shards, unwritten))
+        while len(self._writing) > 1:  # what waits for a slow disk takes memory
+            self._writing.popleft().result()
+
+    def _write_shards(self, unwritten: _Unwritten) -> None:
         for names, parts in unwritten.items():
             keys = [key for some, _ in parts for key in some]
             if self._cache is not None:
-                self._cache.write(keys, {name: torch.cat([rows[name] for _, rows in parts]) for name in names})
+                self._cache.write(keys, {name: [rows[name] for _, rows in parts] for name in names})
 
 
 def _refuse_what_is_not_finite(rows: Mapping[str, Tensor]) -> None:
     for name, values in rows.items():
-        finite = values.isfinite().flatten(1).all(1) if values.is_floating_point() else torch.ones(1, dtype=torch.bool)
-        if not finite.all():
-            raise ModelError(
-                f"{name} holds numbers that are not finite in {int((~finite).sum())} of {len(values)} rows of a pass "
-                f"({values.dtype}). float16 overflows at 65,504: load the model with dtype='bfloat16' or 'float32'."
-            )
+        # The extremes tell of every infinity and NaN, many times faster than a look at each number.
+        if not values.is_floating_point() or torch.stack(values.aminmax()).isfinite().all():
+            continue
+        bad = int((~values.isfinite().flatten(1).all(1)).sum())
+        raise ModelError(
+            f"{name} holds numbers that are not finite in {bad} of {len(values)} rows of a pass ({values.dtype}). "
+            "float16 overflows at 65,504: load the model with dtype='bfloat16' or 'float32'."
+        )

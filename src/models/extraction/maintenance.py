@@ -13,16 +13,8 @@ import torch
 
 from src import files
 from src.errors import CacheError
-from src.models.extraction.cache import (
-    BUDGET_NAME,
-    CONTEXT_NAME,
-    DAMAGED,
-    FORMAT,
-    peek,
-    set_aside,
-    verified,
-    write_shard,
-)
+from src.models.extraction.cache import BUDGET_NAME, CONTEXT_NAME, DAMAGED, peek, set_aside, shards
+from src.models.extraction.shard import FORMAT, ShardReader, write_shard
 
 # Big enough that opening a shard costs nothing beside reading it, small enough to be read whole.
 COMPACT_BYTES = 256 << 20
@@ -79,17 +71,17 @@ def contexts_like(folder: str | Path, context: Mapping[str, Any], *, model_name:
 
 def verify(folder: str | Path) -> tuple[int, list[Path]]:
     """Check every shard against its name. Returns how many there are, and the damaged ones, now set aside."""
-    shards = [path for context in _context_folders(Path(folder).expanduser()) for path in context.glob("*.safetensors")]
-    damaged = [path for path in sorted(shards) if _damaged(path)]
+    found = [path for context in _context_folders(Path(folder).expanduser()) for path in shards(context)]
+    damaged = [path for path in found if _damaged(path)]
     for path in damaged:
         set_aside(path)
-    return len(shards), damaged
+    return len(found), damaged
 
 
 def _damaged(path: Path) -> bool:
     state = peek(path).state
     with contextlib.suppress(FileNotFoundError):
-        return state == "broken" or (state == "ok" and verified(path) is None)
+        return state == "broken" or (state == "ok" and ShardReader().verified(path) is None)
     return False
 
 
@@ -136,7 +128,7 @@ def compact(folder: str | Path, *, most_bytes: int = COMPACT_BYTES) -> tuple[int
     before = after = 0
     for context in _context_folders(Path(folder).expanduser()):
         by_quantities: dict[frozenset[str], list[Path]] = {}
-        for path in sorted(context.glob("*.safetensors")):
+        for path in shards(context):
             before += 1
             header = peek(path)
             if header.state == "ok" and path.stat().st_size < most_bytes // 2:
@@ -164,22 +156,22 @@ def _groups(paths: list[Path], most_bytes: int) -> Iterator[list[Path]]:
 
 def _merged(context: Path, paths: list[Path]) -> int:
     """Make one shard of several; returns how many there are afterwards."""
-    shards = {path: shard for path in paths if (shard := verified(path)) is not None}
-    if len(shards) < 2:
+    sound = {path: shard for path in paths if (shard := ShardReader().verified(path)) is not None}
+    if len(sound) < 2:
         return len(paths)
-    keys = [key for path in shards for key in peek(path).keys]
+    keys = [key for path in sound for key in peek(path).keys]
     # Two processes may have computed the same row: the one that readers find first stays.
     first = list({key: place for place, key in reversed(list(enumerate(keys)))}.values())[::-1]
     quantities = peek(paths[0]).quantities
-    whole = {name: torch.cat([shard[name] for shard in shards.values()])[first] for name in quantities}
+    whole = {name: [torch.cat([shard[name] for shard in sound.values()])[first]] for name in quantities}
     try:
         made = write_shard(context, [keys[place] for place in first], whole)
     except OSError as error:
         raise CacheError(f"{context} cannot be written: {error.strerror}. Nothing was lost.") from error
-    for path in shards:
+    for path in sound:
         if path != made:
             _remove(path)
-    return 1 + len(paths) - len(shards)
+    return 1 + len(paths) - len(sound)
 
 
 def _goes(path: Path, *, whole: bool) -> bool:
@@ -212,7 +204,7 @@ def _about(path: Path) -> dict[str, Any]:
 
 def _context(folder: Path) -> Context:
     about = _about(folder / CONTEXT_NAME)
-    sizes = {path: _size(path) for path in sorted(folder.glob("*.safetensors"))}
+    sizes = {path: _size(path) for path in shards(folder)}
     return Context(
         folder=folder,
         model_name=str(about.get("model_name", "")),

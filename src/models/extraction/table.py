@@ -59,5 +59,13 @@ class Table:
                 width, dtype = rows[name].shape[1:], rows[name].dtype
                 self._values[name] = torch.empty(len(self.keys), *width, dtype=dtype)
             chosen = rows[name] if len(new) == len(places) else rows[name][torch.from_numpy(new)]
-            self._values[name][torch.from_numpy(places[new])] = chosen
+            self._values[name][_where(places[new])] = chosen
             self._there[name][places[new]] = True
+
+
+def _where(places: np.ndarray) -> slice | Tensor:
+    """Rows as an index; neighbours in order as a slice, which is copied several times faster."""
+    first, last = int(places[0]), int(places[-1])
+    if last - first + 1 == len(places) and (np.diff(places) == 1).all():
+        return slice(first, last + 1)
+    return torch.from_numpy(places)
