@@ -75,21 +75,41 @@ def test_own_answers_as_jsonl_csv_and_parquet(tmp_path):
     assert found[0].given[1].confidence == 0.5
 
 
-def test_an_inspect_log(tmp_path):
-    pytest.importorskip("inspect_ai")
-    from inspect_ai import Task
-    from inspect_ai import eval as evaluate
-    from inspect_ai.dataset import Sample
-    from inspect_ai.model import ModelOutput, get_model
-    from inspect_ai.scorer import match
+def inspect_log(folder, *scores):
+    """A log as Inspect AI itself writes it, of questions that were scored so."""
+    log = pytest.importorskip("inspect_ai.log")
+    from inspect_ai.model import ChatMessageUser, ModelOutput
+    from inspect_ai.scorer import Score
 
-    outputs = [ModelOutput.from_content("mock", text) for text in ("18", "19")]
-    task = Task(dataset=[Sample(input="9 + 9?", target="18"), Sample(input="9 + 9 =", target="18")], scorer=match())
-    model = get_model("mockllm/model", custom_outputs=outputs)
-    log = evaluate(task, model=model, log_dir=str(tmp_path), display="none", max_samples=1)[0]
-    data = AnsweredDataset(log.location)
-    assert [example.prompt for example in data] == ["9 + 9?", "9 + 9 ="]
-    assert [(given.response, given.correct) for given in data.given] == [("18", 1.0), ("19", 0.0)]
+    samples = [
+        log.EvalSample(
+            id=n,
+            epoch=1,
+            input=f"{n} + 9?" if n else [ChatMessageUser(content="0 + 9?")],
+            target=str(n + 9),
+            output=ModelOutput.from_content("mock", f"It is {n + 9}"),
+            scores=None if value is None else {"match": Score(value=value)},
+        )
+        for n, value in enumerate(scores)
+    ]
+    spec = log.EvalSpec(
+        created="2026-11-22T00:00:00+00:00", task="sums", dataset=log.EvalDataset(), model="m", config=log.EvalConfig()
+    )
+    path = folder / "log.eval"
+    log.write_eval_log(log.EvalLog(eval=spec, samples=samples, status="success"), str(path))
+    return path
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_an_inspect_log(tmp_path):
+    data = AnsweredDataset(inspect_log(tmp_path, "C", "I", 1, 0.0))
+    assert [example.prompt for example in data] == ["0 + 9?", "1 + 9?", "2 + 9?", "3 + 9?"]
+    assert data[1].target == "10"
+    expected = [("It is 9", 1.0), ("It is 10", 0.0), ("It is 11", 1.0), ("It is 12", 0.0)]
+    assert [(given.response, given.correct) for given in data.given] == expected
+    for value, message in ((None, "sample 0 has no score"), (0.3, "scored 0.3, which is neither")):
+        with pytest.raises(DataError, match=message):
+            len(AnsweredDataset(inspect_log(tmp_path, value)))
 
 
 @pytest.mark.parametrize(
