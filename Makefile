@@ -51,5 +51,5 @@ clean:
 	touch $@
 
 .venv/installed-dev: .venv/installed
-	$(PIP) --editable '.[dev,quant,tinker,notebook]'
+	$(PIP) --editable '.[dev,quant,tinker,notebook,inspect]'
 	touch $@
