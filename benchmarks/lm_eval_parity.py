@@ -1,6 +1,6 @@
 """Prompts, choices and marks against lm-evaluation-harness 0.4.13, which is run as it is installed.
 
-    python -m venv LM && LM/bin/pip install lm-eval==0.4.13 torch transformers
+    python -m venv LM && LM/bin/pip install "lm-eval[hf]==0.4.13" torch transformers
     PYTHONPATH=. LM/bin/python benchmarks/lm_eval_parity.py --data FOLDER [--model FOLDER] [--questions 2000]
 
 FOLDER holds mmlu/{dev,val,test}/*.csv and gsm8k/{train,test}.jsonl. Every comparison is exact; the exit code is 1 where
