@@ -18,6 +18,8 @@ def scores_table(results: dict[str, Any]) -> list[str]:
     lines.append("|---|---|" + "---|---|" * len(variants))
     for part in variants["base"]["scores"]["own_probability"]:
         for scorer, label in SCORERS.items():
+            if part not in variants["base"]["scores"].get(scorer, {}):
+                continue
             cells = []
             for variant in variants.values():
                 score = variant["scores"][scorer][part]
