@@ -31,7 +31,8 @@ def chosen(doc, scores, target):
     }
     best = int(np.argmax(scores))
     return {
-        "doc_id": doc, "doc": {"question": f"{doc}?", "subject": "anatomy", "answer": target}, "target": str(target),
+        "doc_id": doc, "doc": {"question": f"{doc}?", "subject": "anatomy", "choices": list("wxyz"), "answer": target},
+        "target": str(target),
         "arguments": arguments, "resps": [[[str(s), "False"]] for s in scores],
         "filtered_resps": [[str(s), "False"] for s in scores], "filter": "none", "metrics": ["acc"],
         "acc": float(best == target),
@@ -54,7 +55,8 @@ def test_generated_samples_of_the_harness(tmp_path):
 def test_chosen_samples_of_the_harness_bring_their_probabilities(tmp_path):
     scores = [-1.0, -0.2, -3.0, -2.0]
     data = AnsweredDataset(write_lines(tmp_path / "s.jsonl", chosen(0, scores, 1), chosen(1, scores, 3)))
-    assert (data[0].target, data[0].subject, data[0].continuations) == ("B", "anatomy", (" A", " B", " C", " D"))
+    assert (data[0].target, data[0].subject, data[0].choices) == ("B", "anatomy", ("w", "x", "y", "z"))
+    assert data[0].continuations == (" A", " B", " C", " D")
     assert [(given.response, given.correct) for given in data.given] == [(" B", 1.0), (" B", 0.0)]
     assert data.given[0].confidence == pytest.approx(np.exp(scores).max() / np.exp(scores).sum())
 

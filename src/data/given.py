@@ -132,8 +132,11 @@ def _harness_row(row: dict[str, Any]) -> tuple[Example, Given]:
     best = scores.index(highest)
     confidence = 1 / sum(math.exp(score - highest) for score in scores)
     continuations = tuple(pair[1] for pair in pairs)
-    example = Example(prompt, LETTERS[int(row["target"])] if str(row["target"]).isdecimal() else str(row["target"]),
-                      subject=subject, prompt=prompt, continuations=continuations)  # fmt: skip
+    offered = row["doc"].get("choices") if isinstance(row["doc"], dict) else None
+    choices = tuple(map(str, offered)) if isinstance(offered, list) and len(offered) == len(pairs) else ()
+    target = str(row["target"])
+    target = LETTERS[int(target)] if target.isdecimal() and int(target) < len(pairs) else target
+    example = Example(prompt, target, choices, subject, prompt, continuations)
     return example, Given(continuations[best], correct, confidence)
 
 

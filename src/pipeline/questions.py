@@ -45,7 +45,8 @@ def load_questions(config: DataConfig) -> Questions:
     examples = tuple(dataset[: config.limit] if config.limit else dataset)
     if not examples:
         raise DataError(f"{config.name} has no questions for split {config.split!r}, category {config.category!r}.")
-    offered = bool(examples[0].choices)
+    given = dataset.given[: len(examples)] if isinstance(dataset, AnsweredDataset) else ()
+    offered = bool(examples[0].choices) and not given
     if config.answer_by and not offered:
         raise ConfigError(
             f"data.answer_by is {config.answer_by!r}, but these questions offer no choices. Leave it out."
@@ -69,7 +70,7 @@ def load_questions(config: DataConfig) -> Questions:
         stop=dataset.stop,
         max_new_tokens=config.max_new_tokens or dataset.max_new_tokens,
         with_choices=with_choices,
-        given=dataset.given[: len(examples)] if isinstance(dataset, AnsweredDataset) else (),
+        given=given,
     )
 
 
