@@ -54,12 +54,17 @@ class ExtractionPlan:
     seconds: float
 
     def __str__(self) -> str:
+        counts = (
+            f"{self.texts:,} texts ({self.distinct:,} different, {self.cached:,} cached), {self.tokens:,} tokens "
+            f"({self.tokens_padded:,} with padding)"
+        )
+        if not self.passes:
+            return f"{counts}; nothing to compute."
         path = f" Not packed: {self.padded}." if self.padded else ""
         return (
-            f"{self.texts:,} texts ({self.distinct:,} different, {self.cached:,} cached), {self.tokens:,} tokens "
-            f"({self.tokens_padded:,} with padding); to compute: {self.tokens_computed:,} in {self.passes:,} passes of "
-            f"up to {self.token_budget:,}, {self.operations / 1e12:.3g} TFLOP, about {self.seconds:.0f} s and "
-            f"{machine.in_words(self.memory_bytes)} beside the model.{path}"
+            f"{counts}; to compute: {self.tokens_computed:,} in {self.passes:,} passes of up to {self.token_budget:,}, "
+            f"{self.operations / 1e12:.3g} TFLOP, about {self.seconds:.0f} s and {machine.in_words(self.memory_bytes)} "
+            f"beside the model.{path}"
         )
 
 
