@@ -146,6 +146,10 @@ class TestThinking:
         twice = self.read(tokenizer, ["<think>", "a", "</think>", "x", "<think>", "b", "</think>", "C"])
         assert twice.text == "C"
 
+    def test_a_block_that_the_prompt_closed_already_is_not_open(self, tokenizer):
+        one = self.read(tokenizer, ["B"], prompt="Q?<think>\n\n</think>\n\n", end=False)
+        assert (one.text, one.cut_while_thinking) == ("B", False)
+
     def test_harmony(self, tokenizer):
         said = ["<|channel|>analysis", "<|message|>why", "<|channel|>final<|message|>", "42"]
         assert self.read(tokenizer, said, thinking="harmony").text == "42"

@@ -60,6 +60,13 @@ class TestTable:
         np.testing.assert_array_equal(table["a"], rows([5, 6]))
         assert list(table.lacking(np.array([0, 1]))) == []
 
+    def test_rows_of_two_precisions_keep_the_wider(self):
+        table = Table([key(0), key(1)], ["a"])
+        table.add(np.array([0]), {"a": rows([0]).bfloat16()})
+        table.add(np.array([1]), {"a": torch.full((1, 8), 1.001)})
+        assert table["a"].dtype == torch.float32
+        assert table["a"][1, 0] == np.float32(1.001)
+
 
 class TestKeeper:
     def test_no_quantity_of_a_row_is_written_twice(self, tmp_path):

@@ -136,6 +136,26 @@ def test_a_harness_row_without_its_parts_is_named(tmp_path):
         len(AnsweredDataset(write_lines(tmp_path / "s.jsonl", generated(0, " x", True), broken)))
 
 
+def test_harness_samples_that_cannot_be_used_are_named(tmp_path):
+    two = chosen(0, [-1.0, -2.0, -3.0, -4.0], 0)
+    two["arguments"]["gen_args_1"]["arg_0"] = "another context"
+    unmarked = chosen(0, [-1.0, -2.0, -3.0, -4.0], 0)
+    del unmarked["acc"]
+    for row, message in ((two, "do not follow one prompt"), (unmarked, "it has no mark")):
+        with pytest.raises(DataError, match=f"row 1: .*{message}"):
+            len(AnsweredDataset(write_lines(tmp_path / "s.jsonl", row)))
+    (tmp_path / "bad.eval").write_bytes(b"no log")
+    pytest.importorskip("inspect_ai")
+    with pytest.raises(DataError, match=r"bad\.eval is no log"):
+        len(AnsweredDataset(tmp_path / "bad.eval"))
+
+
+def test_a_csv_cell_may_begin_with_a_bracket(tmp_path):
+    (tmp_path / "a.csv").write_text('prompt,response,correct\n[INST] 1+1? [/INST]," [1, 2]",1\n')
+    (given,) = AnsweredDataset(tmp_path / "a.csv").given
+    assert given.response == " [1, 2]"
+
+
 def test_likelihoods_equal_one_answer_at_a_time(model, tokenizer, tmp_path):
     prompts = ["Question: what?", "Q", "Question: what what what?", "Q"]
     said = [" 12 345", " A", " é 🙂", " A"]
@@ -148,6 +168,10 @@ def test_likelihoods_equal_one_answer_at_a_time(model, tokenizer, tmp_path):
         expected = [log_likelihood(model, tokenizer, *pair) for pair in zip(prompts, said, strict=True)]
         np.testing.assert_allclose(found.mean * [len(one) for one in own], expected, atol=3e-5)
         assert (found.least <= found.mean + 1e-6).all()
+    with pytest.raises(DataError, match="Prompt 0 is empty"):
+        answer_likelihood(model, [[], ids[1]], own[:2])
+    with pytest.raises(DataError, match="Answer 0 is empty"):
+        answer_likelihood(model, ids[:2], [[], own[0]])
     with pytest.raises(DataError, match="Answer 1 is empty"):
         answer_likelihood(model, ids[:2], [own[0], []])
 

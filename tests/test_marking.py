@@ -16,6 +16,7 @@ CHOICES = ("Paris", "Rome", "Oslo", "New York")
         ("A is wrong. The answer is D", "D"), ("Answer: A. No, answer: C.", "C"), ("I choose option C", "C"),
         ("It must be (C)", "C"), ("So it is D.", "D"), ("The answer is **C**.", "C"), ("answer=C", "C"),
         ("It is Rome.", "B"), ("new york", "D"), ("The answer is a city, Oslo", "C"),
+        ("I would go with A.", "A"), (r"\boxed{A}", "A"), (r"\boxed{C}", "C"), ("It is not B.", None),
         ("Paris or Rome", None), ("", None), ("E", None), ("(F)", None), ("A city in the north", None),
         ("I don't know", None), ("Berlin", None), ("C'est la vie", None), ("cab", None),
     ],
@@ -27,6 +28,12 @@ def test_a_letter_is_read_as_people_write_it(text, letter):
     assert bool(found.extractor) == (letter is not None)
     if found.span and len(text[slice(*found.span)]) == 1:
         assert text[slice(*found.span)].upper() == letter
+
+
+def test_i_is_a_letter_only_where_it_is_no_word():
+    many = [f"choice {n}" for n in range(10)]
+    assert mark("Answer: I think it is B.", "B", rule="letter", choices=many).extracted == "B"
+    assert mark("Answer: I", "I", rule="letter", choices=many).correct
 
 
 def test_a_letter_needs_choices_and_a_target_among_them():
@@ -47,6 +54,7 @@ def test_a_letter_needs_choices_and_a_target_among_them():
         ("  Paris ", "paris", "exact", "Paris", "whole text"),
         ("The answer is (c), I think", "C", "letter", "c", "the answer is X"),
         ("certainly Oslo!", "C", "letter", "Oslo", "a choice's text"),
+        ("Someone said one", "one", "contains", "one", "whole text"),
     ],
 )
 def test_where_an_answer_stands_is_known(text, target, rule, piece, extractor):
@@ -54,6 +62,7 @@ def test_where_an_answer_stands_is_known(text, target, rule, piece, extractor):
     assert found.correct
     assert found.extractor == extractor
     assert text[slice(*found.span)] == piece
+    assert found.span[0] == text.rindex(piece)
 
 
 @pytest.mark.parametrize("rule", RULES)

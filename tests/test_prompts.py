@@ -55,6 +55,8 @@ class TestTemplate:
             ("{% for %}", "cannot be filled in"),
             ("Say something", "leaves the question out"),
             ("{{ question }}", "leaves the choice 'x' out"),
+            ("{{ question + 1 }}", "cannot be filled in"),
+            ("{{ 1 / 0 }}", "cannot be filled in"),
             ("{{ question.__class__.__mro__ }}", "cannot be filled in"),
             ("{{ question }}{{ ''.__class__.__base__.__subclasses__() }}", "cannot be filled in"),
         ],

@@ -4,6 +4,8 @@
 {"question": "2 + 2 = ?", "choices": ["3", "4"], "answer": "B", "subject": "sums"}
 """
 
+import contextlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -85,6 +87,9 @@ class QADataset(ExampleDataset):
         return str(value).strip()
 
     def _checked_choices(self, choices: Any, number: int) -> tuple[str, ...]:
+        if isinstance(choices, str):  # a cell of a CSV file
+            with contextlib.suppress(ValueError):
+                choices = json.loads(choices)
         if not isinstance(choices, list) or not 2 <= len(choices) <= len(LETTERS):
             raise row_error(
                 self.path, number, f"choices must be a list of 2 to {len(LETTERS)} texts, not {choices!r:.80}"

@@ -4,6 +4,7 @@ They become examples and given answers, so that hidden states can be read and pr
 """
 
 import math
+import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -38,7 +39,7 @@ class AnsweredDataset(ExampleDataset):
     """A sequence of `Example`s whose answers are in `given`, in the same order.
 
     Args:
-        path: an Inspect AI log (.eval or .json, extra `inspect`); a samples_*.jsonl of lm-evaluation-harness 0.4
+        path: an Inspect AI log (.eval, extra `inspect`); a samples_*.jsonl of lm-evaluation-harness 0.4
             (`--log_samples`); or rows with prompt, response, correct and, if wanted, confidence and subject.
         filter: of a harness task with several filters (strict-match, flexible-extract), which one's marks count.
 
@@ -70,6 +71,8 @@ class AnsweredDataset(ExampleDataset):
 
     def _load(self) -> Iterator[tuple[Example, Given]]:
         if self.path.suffix == ".eval":
+            if not self.path.is_file():
+                raise DataError(f"There is no file {self.path}. Give the log as data.path.")
             return _from_inspect(self.path)
         rows = list(read_rows(self.path))
         if rows and {"doc_id", "arguments"} <= rows[0][1].keys():
@@ -119,7 +122,9 @@ def _harness_row(row: dict[str, Any]) -> tuple[Example, Given]:
     pairs = list(arguments.values()) if isinstance(arguments, dict) else arguments
     pairs = [list(pair.values()) if isinstance(pair, dict) else pair for pair in pairs]
     prompt, responses = pairs[0][0], row["filtered_resps"]
-    metric = next(name for name in ("acc", "exact_match", *row.get("metrics", ())) if name in row)
+    metric = next((name for name in ("acc", "exact_match", *row.get("metrics", ())) if name in row), None)
+    if metric is None:
+        raise ValueError("it has no mark")
     correct = float(row[metric])
     if correct not in (0.0, 1.0):
         raise ValueError(f"{metric} is {correct:g}")
@@ -127,6 +132,8 @@ def _harness_row(row: dict[str, Any]) -> tuple[Example, Given]:
     if not isinstance(pairs[0][1], str):  # generated; the second argument are the settings
         response = row["resps"][0][0]
         return Example(prompt, str(row["target"]), subject=subject, prompt=prompt), Given(response, correct)
+    if any(pair[0] != prompt for pair in pairs) or len(pairs) != len(responses):
+        raise ValueError("its choices do not follow one prompt")
     scores = [float(response[0]) for response in responses]
     highest = max(scores)
     best = scores.index(highest)
@@ -145,7 +152,11 @@ def _from_inspect(path: Path) -> Iterator[tuple[Example, Given]]:
         from inspect_ai.log import read_eval_log
     except ImportError as error:
         raise MissingExtraError("Inspect logs need inspect-ai: pip install -e '.[inspect]'.") from error
-    for sample in read_eval_log(str(path)).samples or []:
+    try:
+        log = read_eval_log(str(path))
+    except (ValueError, OSError, zipfile.BadZipFile, KeyError) as error:
+        raise DataError(f"{path.name} is no log of Inspect AI ({str(error).splitlines()[0]:.80}).") from error
+    for sample in log.samples or []:
         if not sample.scores:
             raise DataError(f"{path.name}: sample {sample.id!r} has no score, so whether it is right is not known.")
         value = next(iter(sample.scores.values())).value

@@ -55,7 +55,7 @@ def from_template(example: Example, template: str, *, answer_by_letter: bool) ->
     }
     try:
         prompt = _environment().from_string(template).render(values).rstrip()
-    except jinja2.TemplateError as error:
+    except (jinja2.TemplateError, TypeError, ValueError, ArithmeticError) as error:
         raise ConfigError(
             f"data.template cannot be filled in: {error}. It may name question, choices (letter, text) and subject."
         ) from error

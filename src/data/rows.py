@@ -1,7 +1,6 @@
 """Rows of a user's own file, whatever it is: JSONL, CSV, parquet, or a data set of the hub."""
 
 import csv
-import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,8 +19,8 @@ def read_rows(source: str | Path, *, split: str | None = None) -> Rows:
     """(row number from 1, fields) of every row.
 
     Args:
-        source: a file, by its ending: .jsonl or .json (one object a line), .csv (with a line of names; a cell that
-            begins with [ is a JSON list), .parquet; or a folder or name of a data set as the hub has them.
+        source: a file, by its ending: .jsonl or .json (one object a line), .csv (with a line of names;
+            a list is a cell of JSON), .parquet; or a folder or name of a data set as the hub has them.
         split: of such a data set; None: test.
 
     Raises:
@@ -51,23 +50,13 @@ def _read_csv(path: Path) -> Rows:
             for number, row in enumerate(reader, 1):
                 if None in row or None in row.values():
                     raise row_error(path, number, f"it has another number of cells than the {len(row)} names")
-                yield number, {name: _cell(path, number, text) for name, text in row.items()}
+                yield number, dict(row)
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not UTF-8 text (byte {error.start:,}). Save it as UTF-8.") from error
     except csv.Error as error:
         raise DataError(f"{path.name} is not CSV: {error}.") from error
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}.") from error
-
-
-def _cell(path: Path, number: int, text: str) -> Any:
-    """A list where it looks like one; otherwise the text itself, "" for nothing."""
-    if not text.lstrip().startswith("["):
-        return text
-    try:
-        return json.loads(text)
-    except ValueError as error:
-        raise row_error(path, number, f"a cell begins like a list but is none: {text!r:.60}") from error
 
 
 def _read_parquet(path: Path) -> Rows:

@@ -19,12 +19,14 @@ _LETTER_FORMS = (
     (
         "the answer is X",
         # A small letter that goes on is a word: "the answer is a city".
-        re.compile(r"(?i:answer|option|choice)(?i:\s+is)?\s*[:=]?\s*\**\(?([A-J]|[a-j](?=\s*[).,;:]|\s*\Z))(?![\w'’])"),
+        re.compile(
+            r"(?i:answer|option|choice)(?i:\s+is)?\s*[:=]?\s*\**\(?([A-HJ]|I(?!\s+\w)|[a-j](?=\s*[).,;:]|\s*\Z))(?![\w'’])"
+        ),
     ),
     ("X alone", re.compile(r"\A\W*([A-Ja-j])\W*\Z")),
     ("X first", re.compile(r"\A\W*([A-J])\s*[).:,;\n]")),
     ("(X)", re.compile(r"\(([A-J])\)")),
-    ("X last", re.compile(r"(?<![\w'’])([B-J])\W*\Z")),
+    ("X last", re.compile(r"(?<![\w'’])(?<!not )([A-J])\W*\Z")),
 )
 
 
@@ -82,10 +84,15 @@ def _mark_words(text: str, target: str, *, whole: bool) -> Mark:
     if not text.strip():
         return NOTHING_FOUND
     correct = found == wanted if whole else f" {wanted} " in f" {found} "
-    there = None if whole else re.search(re.escape(target), text, re.IGNORECASE)
+    there = None if whole else _standing(target, text)
     start = len(text) - len(text.lstrip())
     span = there.span() if there else (start, start + len(text.strip()))
     return Mark(correct, text.strip(), "whole text", span)
+
+
+def _standing(words: str, text: str) -> re.Match[str] | None:
+    """Where they stand in a text as whole words; None where they stand there in another form only."""
+    return re.search(rf"(?<!\w){re.escape(words)}(?!\w)", text, re.IGNORECASE)
 
 
 def _mark_letter(text: str, target: str, choices: Sequence[str]) -> Mark:
@@ -101,7 +108,7 @@ def _mark_letter(text: str, target: str, choices: Sequence[str]) -> Mark:
     named = [place for place, choice in enumerate(choices) if f" {normalised(choice)} " in said]
     if len(named) != 1:
         return NOTHING_FOUND
-    there = re.search(re.escape(choices[named[0]]), text, re.IGNORECASE)
+    there = _standing(choices[named[0]], text)
     letter = letters[named[0]]
     return Mark(letter == target, letter, "a choice's text", there.span() if there else None)
 

@@ -49,13 +49,15 @@ def answer_likelihood(
         progress: the label of the progress bar.
 
     Raises:
-        DataError: an empty answer.
+        DataError: an empty answer or prompt.
         ModelError: a model without a head.
     """
     if (head := anatomy(model).head) is None:
         raise ModelError(f"{type(model).__name__} has no head, so it gives no probabilities.")
-    if empty := next((row for row, ids in enumerate(answers) if not ids), None):
+    if (empty := next((row for row, ids in enumerate(answers) if not ids), None)) is not None:
         raise DataError(f"Answer {empty} is empty: there is nothing to score.")
+    if (bare := next((row for row, ids in enumerate(prompts) if not ids), None)) is not None:
+        raise DataError(f"Prompt {bare} is empty: the first token of an answer needs one before it.")
     pairs = list(dict.fromkeys((tuple(p), tuple(a)) for p, a in zip(prompts, answers, strict=True)))
     table = Table([row_key((*prompt, *answer), len(prompt) - 1) for prompt, answer in pairs], [_QUANTITY])
     store = None

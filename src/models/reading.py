@@ -80,8 +80,9 @@ class Reader:
         if (place := _find(new, end)) is not None:
             return place + len(end)
         # The chat template may have begun the block already.
-        opened = _find(prompt[-len(begin) - 4 :], begin) is not None or _find(new, begin) is not None
-        return None if opened else 0
+        opened, closed = _find(prompt, begin), _find(prompt, end)
+        still_open = opened is not None and (closed is None or closed < opened)
+        return None if still_open or _find(new, begin) is not None else 0
 
     def _decode(self, ids: Sequence[int]) -> str:
         return self.tokenizer.decode(list(ids), skip_special_tokens=True)

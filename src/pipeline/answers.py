@@ -58,7 +58,7 @@ def _answer(asked: Asked, row: int) -> dict[str, Any]:
     return {
         "answer": asked.answers[row],
         "extracted": mark.extracted if mark else asked.answers[row],
-        "extractor": mark.extractor if mark else "likelihood",
+        "extractor": mark.extractor if mark else "likelihood" if "margin" in asked.signals else "given",
         "correct": bool(asked.correct[row]),
         "status": asked.status[row],
         "own_probability": float(asked.confidence[row]),

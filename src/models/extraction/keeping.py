@@ -22,8 +22,8 @@ SECONDS = 2.0
 BYTES = 64 << 20
 _MOST_WAITING = 4
 
-# Quantities -> parts of a shard: keys and rows.
-_Unwritten = dict[tuple[str, ...], list[tuple[list[bytes], dict[str, Tensor]]]]
+# Quantities and their dtypes -> parts of a shard: keys and rows.
+_Unwritten = dict[tuple[tuple[str, torch.dtype], ...], list[tuple[list[bytes], dict[str, Tensor]]]]
 
 
 class Keeper:
@@ -94,7 +94,8 @@ class Keeper:
             self._since = time.monotonic()
         every = len(new) == len(rows[names[0]])
         chosen = {name: rows[name] if every else rows[name][torch.from_numpy(new)] for name in names}
-        self._unwritten.setdefault(names, []).append((keys, chosen))
+        kind = tuple((name, values.dtype) for name, values in chosen.items())
+        self._unwritten.setdefault(kind, []).append((keys, chosen))
         self._bytes += sum(values.nbytes for values in chosen.values())
 
     def _write(self) -> None:
@@ -105,10 +106,10 @@ class Keeper:
             self._writing.popleft().result()
 
     def _write_shards(self, unwritten: _Unwritten) -> None:
-        for names, parts in unwritten.items():
+        for kind, parts in unwritten.items():
             keys = [key for some, _ in parts for key in some]
             if self._cache is not None:
-                self._cache.write(keys, {name: [rows[name] for _, rows in parts] for name in names})
+                self._cache.write(keys, {name: [rows[name] for _, rows in parts] for name, _ in kind})
 
 
 def _refuse_what_is_not_finite(rows: Mapping[str, Tensor]) -> None:

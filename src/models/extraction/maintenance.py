@@ -14,7 +14,7 @@ import torch
 from src import files
 from src.errors import CacheError
 from src.models.extraction.cache import BUDGET_NAME, CONTEXT_NAME, DAMAGED, peek, set_aside, shards
-from src.models.extraction.shard import FORMAT, ShardReader, write_shard
+from src.models.extraction.shard import FORMAT, KEYS, ShardReader, write_shard
 
 # Big enough that opening a shard costs nothing beside reading it, small enough to be read whole.
 COMPACT_BYTES = 256 << 20
@@ -131,7 +131,7 @@ def compact(folder: str | Path, *, most_bytes: int = COMPACT_BYTES) -> tuple[int
         for path in shards(context):
             before += 1
             header = peek(path)
-            if header.state == "ok" and path.stat().st_size < most_bytes // 2:
+            if header.state == "ok" and _size(path) < most_bytes // 2:
                 by_quantities.setdefault(header.quantities, []).append(path)
             else:
                 after += 1
@@ -145,24 +145,25 @@ def _groups(paths: list[Path], most_bytes: int) -> Iterator[list[Path]]:
     group: list[Path] = []
     size = 0
     for path in paths:
-        if group and size + path.stat().st_size > most_bytes:
+        if group and size + _size(path) > most_bytes:
             yield group
             group, size = [], 0
         group.append(path)
-        size += path.stat().st_size
+        size += _size(path)
     if group:
         yield group
 
 
 def _merged(context: Path, paths: list[Path]) -> int:
     """Make one shard of several; returns how many there are afterwards."""
-    sound = {path: shard for path in paths if (shard := ShardReader().verified(path)) is not None}
+    sound = {path: shard for path in paths if (shard := _sound(path)) is not None}
     if len(sound) < 2:
         return len(paths)
-    keys = [key for path in sound for key in peek(path).keys]
+    packed = torch.cat([shard.pop(KEYS) for shard in sound.values()]).numpy().tobytes()
+    keys = [packed[i : i + 32] for i in range(0, len(packed), 32)]
     # Two processes may have computed the same row: the one that readers find first stays.
     first = list({key: place for place, key in reversed(list(enumerate(keys)))}.values())[::-1]
-    quantities = peek(paths[0]).quantities
+    quantities = next(iter(sound.values())).keys()
     whole = {name: [torch.cat([shard[name] for shard in sound.values()])[first]] for name in quantities}
     try:
         made = write_shard(context, [keys[place] for place in first], whole)
@@ -172,6 +173,13 @@ def _merged(context: Path, paths: list[Path]) -> int:
         if path != made:
             _remove(path)
     return 1 + len(paths) - len(sound)
+
+
+def _sound(path: Path) -> dict[str, torch.Tensor] | None:
+    """A shard's tensors; None where it is damaged, or gone because somebody else merged it."""
+    with contextlib.suppress(FileNotFoundError):
+        return ShardReader().verified(path)
+    return None
 
 
 def _goes(path: Path, *, whole: bool) -> bool:

@@ -4,6 +4,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -43,6 +44,11 @@ class Job:
     starts: Sequence[int]
     layers: tuple[str, ...]
     candidates: tuple[int, ...]
+
+    @cached_property
+    def means(self) -> bool:
+        """Whether some state is a mean: then all are float32, whichever pass they come from."""
+        return any(start < len(ids) - 1 for ids, start in zip(self.texts, self.starts, strict=True))
 
 
 @dataclass(frozen=True)
@@ -106,7 +112,8 @@ Compute = Callable[[Job, Pack], dict[str, Tensor]]
 def _computed(compute: Compute, job: Job, pack: Pack) -> dict[str, Tensor] | None:
     """None where the GPU's memory does not hold it."""
     try:
-        return compute(job, pack)
+        states = compute(job, pack)
+        return {name: values.float() for name, values in states.items()} if job.means else states
     except torch.OutOfMemoryError as error:
         if len(pack.rows) == 1:
             raise ModelError(
@@ -137,7 +144,7 @@ class _PackedPasses:
     def __call__(self, job: Job, pack: Pack) -> dict[str, Tensor]:
         beginning = job.texts[pack.rows[0]][: pack.shared]
         if pack.shared and self.beginning != beginning:
-            self.prefix = {}
+            self.prefix, self.beginning = {}, ()
             self.prefix = shared_beginning(job.model, job.parts, beginning, job.layers, job.candidates)
             self.beginning = beginning
         own = [job.texts[row][pack.shared :] for row in pack.rows]

@@ -58,6 +58,9 @@ class Table:
             if name not in self._values:
                 width, dtype = rows[name].shape[1:], rows[name].dtype
                 self._values[name] = torch.empty(len(self.keys), *width, dtype=dtype)
+            # A text of one token has the state itself where others have means, in another precision.
+            wider = torch.promote_types(self._values[name].dtype, rows[name].dtype)
+            self._values[name] = self._values[name].to(wider)
             chosen = rows[name] if len(new) == len(places) else rows[name][torch.from_numpy(new)]
             self._values[name][_where(places[new])] = chosen
             self._there[name][places[new]] = True

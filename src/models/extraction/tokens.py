@@ -45,7 +45,7 @@ def tokenize(
         if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
             raise DataError(f"Text {index} holds half of a surrogate pair, which is no character: {text!r:.60}")
     encoded = tokenizer(list(texts), add_special_tokens=True, verbose=False)["input_ids"] if texts else []
-    if empty := next((index for index, ids in enumerate(encoded) if not ids), None):
+    if (empty := next((index for index, ids in enumerate(encoded) if not ids), None)) is not None:
         raise DataError(f"Text {empty} ({texts[empty]!r:.60}) has no tokens.")
     over = [index for index, ids in enumerate(encoded) if limit is not None and len(ids) > limit]
     if limit is None or not over:
