@@ -70,6 +70,23 @@ def test_a_mean_behind_a_shared_beginning_is_right():
         np.testing.assert_allclose(found[row], np.mean(parts, axis=0), atol=5e-5)
 
 
+def test_means_of_a_half_precision_model_are_float32_also_where_a_text_has_one_token(tmp_path):
+    from src.models.extraction.engine import as_array, read_rows
+    from tests.test_packed import SMALL, build, texts
+
+    model = build("Llama", SMALL, torch.bfloat16)
+    sequences = texts()
+    assert min(map(len, sequences)) == 1
+    starts = [0] * len(sequences)
+    fresh = read_rows(model, sequences, starts=starts, layers=("block.1",), budget=60)
+    read_rows(model, sequences[:1], layers=("block.1",), cache_dir=tmp_path, budget=60)  # the same row, in bfloat16
+    for _ in range(2):
+        kept = read_rows(model, sequences, starts=starts, layers=("block.1",), cache_dir=tmp_path, budget=60)
+        assert kept.states["block.1"].dtype == torch.float32
+        np.testing.assert_array_equal(as_array(kept.states), as_array(fresh.states))
+    assert not list(tmp_path.rglob("*.corrupt"))
+
+
 @pytest.mark.parametrize(
     ("position", "options", "message"),
     [
