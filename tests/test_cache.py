@@ -217,6 +217,14 @@ class TestCompact:
         assert compact(tmp_path) == (2, 2)
         assert verify(tmp_path)[1] == []
 
+    def test_rows_of_two_precisions_are_not_merged(self, tmp_path):
+        cache = ActivationCache(tmp_path, CONTEXT)
+        for n, dtype in enumerate((torch.bfloat16, torch.float32, torch.bfloat16, torch.float32)):
+            cache.write([key(n)], {"a": [rows([n]).to(dtype)]})
+        assert compact(tmp_path) == (4, 2)
+        assert full(cache, [0, 2], ["a"])["a"].dtype == torch.bfloat16
+        assert full(cache, [1, 3], ["a"])["a"].dtype == torch.float32
+
     def test_merged_shards_stay_within_the_size(self, tmp_path):
         cache = ActivationCache(tmp_path, CONTEXT)
         for n in range(40):

@@ -50,6 +50,11 @@ def test_the_yaml_of_the_design_and_of_the_guide_loads_as_it_stands(shared, page
         ("data.limit", "010", "data.limit is '010', but a whole number is needed."),
         ("data.limit", 0, "data.limit is 0, but at least 1 is needed."),
         ("data.truncation", "middle", "data.truncation is 'middle', but allowed is 'left' or 'right'."),
+        (
+            "data.name",
+            "mmlu2",
+            "data.name is 'mmlu2', but allowed is 'mmlu', 'gsm8k', 'quickstart', 'custom' or 'answered'.",
+        ),
         ("data.name", "custom", "data.name is custom, but data.path (the file of questions) is not given."),
         ("data", "mmlu", "data is 'mmlu', but a section is needed: keys below it, indented."),
         ("model.revision", 2024, "model.revision is 2024, but a text is needed (quote it to make it one)."),

@@ -54,7 +54,6 @@ def config(folder, data, model_folder, adapter_folder):
 def outcome(folder):
     """results.json but for times and the folders, which differ between the rounds."""
     results = without_times(json.loads((folder / "run" / RESULTS).read_text()))
-    results.pop("git_commit")  # whoever works on the code may commit meanwhile
     results["config"].pop("run")
     results["config"]["extraction"].pop("cache_dir")
     return results, (folder / "run" / QUESTIONS).read_bytes()

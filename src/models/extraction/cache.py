@@ -166,6 +166,7 @@ class Header:
     state: str
     quantities: frozenset[str] = frozenset()
     keys: tuple[bytes, ...] = ()
+    dtypes: frozenset[tuple[str, str]] = frozenset()
 
 
 def peek(path: Path) -> Header:
@@ -176,7 +177,9 @@ def peek(path: Path) -> Header:
                 return Header("foreign")
             packed = shard.get_tensor(KEYS).numpy().tobytes()
             keys = tuple(packed[i : i + 32] for i in range(0, len(packed), 32))
-            return Header("ok", frozenset(shard.keys()) - {KEYS}, keys)
+            quantities = frozenset(shard.keys()) - {KEYS}
+            dtypes = frozenset((name, str(shard.get_slice(name).get_dtype())) for name in quantities)
+            return Header("ok", quantities, keys, dtypes)
     except SafetensorError:
         return Header("broken")
     except OSError:  # gone meanwhile, or not ours to read: no reason to call it damaged

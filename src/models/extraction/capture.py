@@ -80,7 +80,7 @@ def forward(
         candidates: token ids; where there are none, the pass stops above the highest wanted layer.
 
     Returns:
-        on the CPU: layer -> (n, d) in the model's dtype, and where there are candidates, `NEXT` ->
+        on the model's device: layer -> (n, d) in the model's dtype, and where there are candidates, `NEXT` ->
         (n, len(candidates)) float32, natural log-probabilities over the whole vocabulary.
     """
     device = model.get_input_embeddings().weight.device
@@ -89,7 +89,7 @@ def forward(
     with _hooks(parts, layers, take, kept, stop=not candidates), torch.inference_mode(), contextlib.suppress(Enough):
         log_probabilities = model(**inputs, use_cache=False).logits[:, 0].float().log_softmax(-1)
         kept[NEXT] = log_probabilities[:, torch.tensor(candidates, device=log_probabilities.device)]
-    return {name: state.cpu() for name, state in kept.items()}
+    return kept
 
 
 @contextlib.contextmanager

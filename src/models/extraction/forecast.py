@@ -16,7 +16,7 @@ from src.models.extraction.layers import EMBEDDINGS
 from src.models.extraction.maintenance import contexts_like
 from src.models.extraction.packed import token_wise, top_block, why_not_packable
 from src.models.extraction.packing import Pack
-from src.models.extraction.passes import Job, plan_passes
+from src.models.extraction.passes import Job, own_tokens, plan_passes
 
 _PLAIN_BATCH = 16
 
@@ -90,8 +90,8 @@ def plan_rows(
     if budget is None:
         recorded = next((found for folder in folders if (found := ActivationCache.recorded_budget(folder))), None)
         budget = recorded or cost.token_budget(model, job.parts, with_head=bool(candidates))
-    passes = plan_passes(job, budget, padded=why_not_packable(model, job.parts))
-    packs = [pack for pack in passes.packs if not known[pack.rows].all()]
+    padded = why_not_packable(model, job.parts)
+    packs = [pack for pack in plan_passes(job, budget, padded=bool(padded)) if not known[pack.rows].all()]
     operations = _operations(job, packs)
     lengths = [len(ids) for ids in sequences]
     per_token = cost.bytes_per_token(model, job.parts, with_head=bool(candidates))
@@ -104,12 +104,12 @@ def plan_rows(
             len(part) * max(part)
             for part in (lengths[i : i + _PLAIN_BATCH] for i in range(0, len(lengths), _PLAIN_BATCH))
         ),
-        tokens_computed=_computed(job, packs, padded=bool(passes.padded)),
+        tokens_computed=_computed(job, packs, padded=bool(padded)),
         passes=len(packs),
         token_budget=budget,
-        padded=passes.padded,
+        padded=padded,
         operations=operations,
-        memory_bytes=per_token * max((_own_tokens(job, pack) for pack in packs), default=0),
+        memory_bytes=per_token * max((own_tokens(job, pack) for pack in packs), default=0),
         seconds=cost.seconds_for(operations, model) if packs else 0.0,
     )
 
@@ -127,10 +127,6 @@ def _kept(folder: Path, keys: Sequence[bytes], quantities: Sequence[str]) -> np.
     return np.array(there.all(axis=0))
 
 
-def _own_tokens(job: Job, pack: Pack) -> int:
-    return sum(len(job.texts[row]) - pack.shared for row in pack.rows)
-
-
 def _beginnings(job: Job, packs: Sequence[Pack]) -> set[tuple[int, ...]]:
     return {job.texts[pack.rows[0]][: pack.shared] for pack in packs if pack.shared}
 
@@ -138,7 +134,7 @@ def _beginnings(job: Job, packs: Sequence[Pack]) -> set[tuple[int, ...]]:
 def _computed(job: Job, packs: Sequence[Pack], *, padded: bool) -> int:
     if padded:
         return sum(len(pack.rows) * max(len(job.texts[row]) for row in pack.rows) for pack in packs)
-    return sum(_own_tokens(job, pack) for pack in packs) + sum(map(len, _beginnings(job, packs)))
+    return sum(own_tokens(job, pack) for pack in packs) + sum(map(len, _beginnings(job, packs)))
 
 
 def _operations(job: Job, packs: Sequence[Pack]) -> int:

@@ -127,15 +127,15 @@ def compact(folder: str | Path, *, most_bytes: int = COMPACT_BYTES) -> tuple[int
     """
     before = after = 0
     for context in _context_folders(Path(folder).expanduser()):
-        by_quantities: dict[frozenset[str], list[Path]] = {}
+        alike: dict[frozenset[tuple[str, str]], list[Path]] = {}
         for path in shards(context):
             before += 1
             header = peek(path)
             if header.state == "ok" and _size(path) < most_bytes // 2:
-                by_quantities.setdefault(header.quantities, []).append(path)
+                alike.setdefault(header.dtypes, []).append(path)
             else:
                 after += 1
-        for paths in by_quantities.values():
+        for paths in alike.values():
             for group in _groups(paths, most_bytes):
                 after += _merged(context, group)
     return before, after

@@ -51,28 +51,15 @@ class Job:
         return any(start < len(ids) - 1 for ids, start in zip(self.texts, self.starts, strict=True))
 
 
-@dataclass(frozen=True)
-class Passes:
-    """All passes of a job, in their order.
-
-    Attributes:
-        packs: which texts each pass computes.
-        padded: why the packed path is not taken; "" where it is.
-    """
-
-    packs: list[Pack]
-    padded: str
-
-
-def plan_passes(job: Job, budget: int, *, padded: str) -> Passes:
+def plan_passes(job: Job, budget: int, *, padded: bool) -> list[Pack]:
     """A pure function of all texts and the budget, so that a call that was interrupted forms the same passes again."""
     if not padded:
         # What is averaged must be computed, so only what lies before it can be shared.
         most = job.starts if _sees_all(job) else [0] * len(job.texts)
-        return Passes(plan_packs(job.texts, budget, most_shared=most), "")
+        return plan_packs(job.texts, budget, most_shared=most)
     # 8-bit kernels let the texts of a batch influence each other (10 % with outlier channels): one at a time.
     size = 1 if quantization_of(job.model) == "8bit" else budget
-    return Passes([Pack(rows) for rows in plan_batches([len(ids) for ids in job.texts], size)], padded)
+    return [Pack(rows) for rows in plan_batches([len(ids) for ids in job.texts], size)]
 
 
 def run_job(job: Job, known: np.ndarray, budget: int) -> Iterator[tuple[np.ndarray, dict[str, Tensor]]]:
@@ -90,18 +77,18 @@ def run_job(job: Job, known: np.ndarray, budget: int) -> Iterator[tuple[np.ndarr
     if reason:
         log.info("%s takes the padded path: %s.", type(job.model).__name__, reason)
     compute = _run_padded if reason else _PackedPasses()
-    queue = deque(plan_passes(job, budget, padded=reason).packs)
+    queue = deque(plan_passes(job, budget, padded=bool(reason)))
     most = None
     while queue:
         pack = queue.popleft()
         if known[pack.rows].all():
             yield pack.rows, {}
-        elif most is not None and len(pack.rows) > 1 and _tokens(job, pack) > most:
+        elif most is not None and len(pack.rows) > 1 and own_tokens(job, pack) > most:
             queue.extendleft(reversed(pack.halves()))
         elif (states := _computed(compute, job, pack)) is not None:
             yield pack.rows, states
         else:
-            most = _tokens(job, pack) // 2
+            most = own_tokens(job, pack) // 2
             log.warning("The GPU's memory is full: going on with %d tokens at once.", most)
             queue.appendleft(pack)
 
@@ -124,7 +111,8 @@ def _computed(compute: Compute, job: Job, pack: Pack) -> dict[str, Tensor] | Non
     return None
 
 
-def _tokens(job: Job, pack: Pack) -> int:
+def own_tokens(job: Job, pack: Pack) -> int:
+    """Tokens of a pack's texts after what they share."""
     return sum(len(job.texts[row]) - pack.shared for row in pack.rows)
 
 
