@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from src.errors import DataError
-from src.models.answer_states import answer_states
+from src.models.answer_states import answer_states, chunk_states
 from src.models.generation import FreeAnswers, answer_freely
 from src.models.reading import Reader, thinking_marks
 
@@ -65,12 +65,64 @@ def test_every_position_is_the_state_of_its_very_token(model, tokenizer, answers
         "last_answer": [(thought[0] + said[0] - 1,) * 2, (said[1] - 1,) * 2, None, (said[3] - 1,) * 2],
         "mean_answer": [(thought[0], thought[0] + said[0] - 1), (0, said[1] - 1), None, (0, said[3] - 1)],
     }
-    for position, wanted in places.items():
-        found = answer_states(model, tokenizer, answers, LAYERS, position=position)
-        assert found.elsewhere == tuple(row for row, place in enumerate(wanted) if place is None)
+    together = answer_states(model, tokenizer, answers, LAYERS, positions=list(places))
+    for column, (position, wanted) in enumerate(places.items()):
+        alone = answer_states(model, tokenizer, answers, LAYERS, positions=[position])
+        elsewhere = tuple(row for row, place in enumerate(wanted) if place is None)
+        assert (alone.elsewhere, together.elsewhere[column]) == ((elsewhere,), elsewhere)
         for row, place in enumerate(wanted):
             first, last = place or (thought[row] + said[row] - 1,) * 2
-            np.testing.assert_allclose(found.hidden[row], expected(model, answers, row, first, last), atol=3e-5)
+            state = expected(model, answers, row, first, last)
+            np.testing.assert_allclose(alone.hidden[row, 0], state, atol=3e-5)
+            np.testing.assert_allclose(together.hidden[row, column], state, atol=3e-5)
+
+
+def test_several_positions_of_an_answer_are_one_text_of_one_pass(model, tokenizer, answers, monkeypatch):
+    from src.models.extraction import passes
+
+    seen = []
+    packed = passes.forward_packed
+    monkeypatch.setattr(passes, "forward_packed", lambda *a, **k: seen.append(a[2]) or packed(*a, **k))
+    answer_states(model, tokenizer, answers, LAYERS, positions=["last_prompt", "mean_answer", "last_answer"])
+    computed = sum(len(ids) for texts in seen[1:] for ids in texts)  # the first compares two ways to compute
+    whole = [p + t + s for p, t, s in zip(answers.prompt_ids, answers.thought_ids, answers.answer_ids, strict=True)]
+    assert computed == sum(map(len, whole))
+
+
+def test_chunks_end_before_blank_lines_or_else_line_breaks(model, tokenizer):
+    rows = [
+        transcript(tokenizer, "Q 1?", "<think>12 is\n12\n\nso 3\n \nB</think>", " B"),
+        transcript(tokenizer, "Q 2?", "", "12\n345\n6"),
+        transcript(tokenizer, "Q 3?", "", ""),
+        transcript(tokenizer, "Q 4?", "", " 12 345"),
+    ]
+    prompts, thoughts, said = zip(*rows, strict=True)
+    zeros = np.zeros(len(rows))
+    texts = tuple(tokenizer.decode(one).strip() for one in said)
+    made = FreeAnswers(texts, zeros, zeros, zeros == 0, (), prompts, thoughts, said, zeros > 0)
+    found = chunk_states(model, tokenizer, made, LAYERS)
+    beginnings = [["<think>12 is\n12", "<think>12 is\n12\n\nso 3", "<think>12 is\n12\n\nso 3\n \nB</think>"],
+                  ["12", "12\n345", "12\n345\n6"], [], [" 12 345"]]  # fmt: skip
+    assert found.answer.tolist() == [row for row, some in enumerate(beginnings) for _ in some]
+    ends = [[len(ids(tokenizer, text)) - 1 for text in some] for some in beginnings]
+    wanted = [expected(model, made, row, end, end) for row, some in enumerate(ends) for end in some]
+    np.testing.assert_allclose(found.hidden, wanted, atol=3e-5)
+    pooled = answer_states(model, tokenizer, made, LAYERS, positions=["chunk_ends"])
+    assert pooled.elsewhere == ((2,),)
+    for row in (0, 1, 3):
+        np.testing.assert_allclose(pooled.hidden[row, 0], found.hidden[found.answer == row].mean(0), atol=1e-6)
+
+
+def test_before_and_after_the_exact_answer(model, tokenizer, answers):
+    spans = [(text.index(piece), text.index(piece) + len(piece)) if piece else None
+             for text, piece in zip(answers.texts, ("345", "B", None, "345"), strict=True)]  # fmt: skip
+    names = ["before_exact_answer", "exact_answer_first", "exact_answer_last", "after_exact_answer"]
+    found = answer_states(model, tokenizer, answers, LAYERS, positions=names, spans=spans)
+    assert [2 in rows for rows in found.elsewhere] == [True] * 4
+    assert 3 in found.elsewhere[3]  # nothing follows it
+    first = len(answers.thought_ids[1])
+    for column, place in ((0, first - 1), (1, first), (3, first + 1)):  # "B" is the first token of its answer
+        np.testing.assert_allclose(found.hidden[1, column], expected(model, answers, 1, place, place), atol=3e-5)
 
 
 def test_the_exact_answer_is_found_by_its_characters(model, tokenizer, answers):
@@ -78,8 +130,8 @@ def test_the_exact_answer_is_found_by_its_characters(model, tokenizer, answers):
     for text, piece in zip(answers.texts, ("345 6", "B", None, "🙂 12"), strict=True):
         spans.append((text.index(piece), text.index(piece) + len(piece)) if piece else None)
     for position in ("exact_answer_first", "exact_answer_last"):
-        found = answer_states(model, tokenizer, answers, LAYERS, position=position, spans=spans)
-        assert found.elsewhere == (2,)
+        found = answer_states(model, tokenizer, answers, LAYERS, positions=[position], spans=spans)
+        assert found.elsewhere == ((2,),)
         for row in (0, 1, 3):
             piece = answers.texts[row][slice(*spans[row])]
             wanted = piece[0] if position.endswith("first") else piece[-1]
@@ -90,11 +142,11 @@ def test_the_exact_answer_is_found_by_its_characters(model, tokenizer, answers):
             place = next(place for place, length in enumerate(lengths) if length > character)
             assert wanted in tokenizer.decode(said[place : place + 1]) or not wanted.isascii()
             at = len(answers.thought_ids[row]) + place
-            np.testing.assert_allclose(found.hidden[row], expected(model, answers, row, at, at), atol=3e-5)
+            np.testing.assert_allclose(found.hidden[row, 0], expected(model, answers, row, at, at), atol=3e-5)
     with pytest.raises(DataError, match="4 answers and 0 spans"):
-        answer_states(model, tokenizer, answers, LAYERS, position="exact_answer_last")
+        answer_states(model, tokenizer, answers, LAYERS, positions=["exact_answer_last"])
     with pytest.raises(DataError, match="no position 'middle'"):
-        answer_states(model, tokenizer, answers, LAYERS, position="middle")
+        answer_states(model, tokenizer, answers, LAYERS, positions=["middle"])
 
 
 def test_generated_tokens_are_the_ones_that_are_read(model, tokenizer):
@@ -104,10 +156,10 @@ def test_generated_tokens_are_the_ones_that_are_read(model, tokenizer):
         answers.texts
     )
     assert [list(one) for one in answers.prompt_ids] == tokenizer(prompts)["input_ids"]
-    found = answer_states(model, tokenizer, answers, LAYERS, position="last_answer")
+    found = answer_states(model, tokenizer, answers, LAYERS, positions=["last_answer"])
     for row in range(3):
         last = len(answers.answer_ids[row]) - 1
-        np.testing.assert_allclose(found.hidden[row], expected(model, answers, row, last, last), atol=3e-5)
+        np.testing.assert_allclose(found.hidden[row, 0], expected(model, answers, row, last, last), atol=3e-5)
 
 
 class TestThinking:

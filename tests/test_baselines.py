@@ -57,7 +57,7 @@ def test_a_subjects_mean_is_drawn_to_the_mean_of_all():
 def test_entropy_and_margin_of_shares():
     log_likelihoods = np.log(np.array([[0.25, 0.25, 0.25, 0.25], [0.5, 0.3, 0.1, 0.1], [1.0, 1e-300, 1e-300, 1e-300]]))
     log_likelihoods[1, 3] = -np.inf
-    answers = ChoiceAnswers(np.zeros(3, dtype=int), log_likelihoods, np.empty((3, 0, 0)), (), 3)
+    answers = ChoiceAnswers(np.zeros(3, dtype=int), log_likelihoods, np.empty((3, 0, 0)), ((),) * 3, ((),) * 3, (), 3)
     shares = np.array([0.5, 0.3, 0.1]) / 0.9
     np.testing.assert_allclose(answers.entropy, [np.log(4), -(shares * np.log(shares)).sum(), 0], atol=1e-12)
     np.testing.assert_allclose(answers.margin, [0, 0.2 / 0.9, 1], atol=1e-12)

@@ -64,7 +64,8 @@ def test_a_mean_behind_a_shared_beginning_is_right():
     model = build("Llama", SMALL)
     sequences = [ids for ids in with_beginnings() if len(ids) > 210]
     starts = [len(ids) - 1 - place % 5 for place, ids in enumerate(sequences)]
-    found = as_array(read_rows(model, sequences, starts=starts, layers=("block.0", "block.1"), budget=300).states)
+    windows = [((start, len(ids) - 1),) for ids, start in zip(sequences, starts, strict=True)]
+    found = as_array(read_rows(model, sequences, windows=windows, layers=("block.0", "block.1"), budget=300).states)
     for row, (ids, start) in enumerate(zip(sequences, starts, strict=True)):
         parts = [alone(model, [ids[: end + 1]], ("block.0", "block.1"), ())[0][0] for end in range(start, len(ids))]
         np.testing.assert_allclose(found[row], np.mean(parts, axis=0), atol=5e-5)
@@ -77,11 +78,11 @@ def test_means_of_a_half_precision_model_are_float32_also_where_a_text_has_one_t
     model = build("Llama", SMALL, torch.bfloat16)
     sequences = texts()
     assert min(map(len, sequences)) == 1
-    starts = [0] * len(sequences)
-    fresh = read_rows(model, sequences, starts=starts, layers=("block.1",), budget=60)
+    windows = [((0, len(ids) - 1),) for ids in sequences]
+    fresh = read_rows(model, sequences, windows=windows, layers=("block.1",), budget=60)
     read_rows(model, sequences[:1], layers=("block.1",), cache_dir=tmp_path, budget=60)  # the same row, in bfloat16
     for _ in range(2):
-        kept = read_rows(model, sequences, starts=starts, layers=("block.1",), cache_dir=tmp_path, budget=60)
+        kept = read_rows(model, sequences, windows=windows, layers=("block.1",), cache_dir=tmp_path, budget=60)
         assert kept.states["block.1"].dtype == torch.float32
         np.testing.assert_array_equal(as_array(kept.states), as_array(fresh.states))
     assert not list(tmp_path.rglob("*.corrupt"))

@@ -9,7 +9,7 @@ from sklearn.metrics import roc_auc_score
 from src.errors import ScoringError
 from src.probes import LinearProbe
 from src.probes.solver import fit_path, mean_nll, probability
-from src.probes.sweep import Part, shuffled_predictions, sweep_layers
+from src.probes.sweep import Part, Place, shuffled_predictions, sweep_places
 from src.probes.text_only import TextOnlyAssessor
 
 
@@ -106,9 +106,9 @@ def test_the_sweep_finds_the_layer_that_knows():
     noise = toy(n=600, seed=9)[0]
     states = np.stack([noise, X, noise[::-1]], axis=1)
     train, val = (Part(states[rows], y[rows]) for rows in (slice(0, 300), slice(300, 450)))
-    sweep = sweep_layers(["block.0", "block.1", "block.2"], train, val)
-    assert (sweep.best, sweep.layer) == (1, "block.1")
-    assert sweep.layers[1].val_auroc > 0.7
+    sweep = sweep_places([Place("last_answer", f"block.{n}") for n in range(3)], train, val)
+    assert (sweep.best, sweep.chosen.layer, sweep.chosen.position) == (1, "block.1", "last_answer")
+    assert sweep.results[1].val_auroc > 0.7
     shuffled = shuffled_predictions(train, val, states[450:], 1, seed=0, shuffles=10)
     assert shuffled.shape == (10, 150)
     assert np.mean([roc_auc_score(y[450:], p) for p in shuffled]) == pytest.approx(0.5, abs=0.1)

@@ -52,6 +52,10 @@ def _layers(value: Any) -> Any:
 
 InputPath = Annotated[str, AfterValidator(_with_home)]
 OutputFolder = Annotated[str, AfterValidator(_output_folder)]
+Position = Literal[
+    "last_prompt", "answer_letter", "end_of_thinking", "chunk_ends", "first_answer", "last_answer", "mean_answer",
+    "before_exact_answer", "exact_answer_first", "exact_answer_last", "after_exact_answer",
+]  # fmt: skip
 Layers = Annotated[tuple[int | str, ...] | Literal["all"], BeforeValidator(_layers)]
 
 
@@ -136,6 +140,12 @@ class DataConfig(Section):
     """The most tokens of an answer in words; none: the data set's own number."""
     marking: Literal["exact", "contains", "numeric", "letter", "gsm8k_strict", "gsm8k_flexible"] | None = None
     """How answers in words are judged; none: the data set's own rule, and letter for questions with choices."""
+    unparsed: Literal["wrong", "drop"] = "wrong"
+    """Answers in words in which nothing was found, or that were cut: wrong counts them as wrong answers; drop leaves
+    them out of training, and a question that some model left open out of the numbers. They are always counted."""
+    trained_on: Literal["refuse", "mark"] = "refuse"
+    """Questions that the adapter was fine-tuned on (trained_on.json beside it): refuse stops; mark keeps and tags
+    them."""
     filter: str | None = None
     """answered, with samples of lm-evaluation-harness: the filter whose marks count; none: the first."""
     thinking: Literal["think", "harmony"] | None = None
@@ -152,16 +162,20 @@ class ExtractionConfig(Section):
 
     layers: Layers = "all"
     """Decoder blocks counted from 0 (negative from the end), embeddings, final_norm, or all blocks."""
-    position: Literal[
-        "last_prompt", "end_of_thinking", "first_answer", "last_answer", "mean_answer", "exact_answer_first",
-        "exact_answer_last",
-    ] = "last_prompt"  # fmt: skip
-    """The token whose state is read: the prompt's last, or of an answer in words the one that ends the thinking, the
-    first, the last, the mean of all, or the first or last that holds the exact answer that was marked."""
+    position: Position | Annotated[tuple[Position, ...], Field(min_length=1)] = "last_prompt"
+    """The token whose state is read, or a list to choose from on validation: the prompt's last, the chosen letter; in
+    words the one that ends the thinking, the mean over the ends of its chunks, the answer's first, last, the mean of
+    all, the first or last that holds the exact answer that was marked, or the one before or after that."""
     cache_dir: OutputFolder | None = None
     """Where states and answers are kept between runs; none: not kept."""
     cache: Literal["optional", "required"] = "optional"
     """Where cache_dir is read-only or full: optional goes on with a warning, required stops."""
+
+    @property
+    def positions(self) -> tuple[Position, ...]:
+        """The positions, each once."""
+        named = (self.position,) if isinstance(self.position, str) else self.position
+        return tuple(dict.fromkeys(named))
 
 
 class ProbeConfig(Section):
@@ -176,6 +190,8 @@ class BaselinesConfig(Section):
 
     p_true: StrictBool = False
     """Show the model its own answer and ask whether it is true: one more pass a question."""
+    stated: StrictBool = False
+    """Show the model its own answer and ask how likely it is right: a few tokens more a question."""
     samples: StrictInt = Field(0, ge=0)
     """Answers in words: sample so many more, and take the share that agrees with the greedy one (self-consistency)."""
     temperature: float = Field(1.0, gt=0)

@@ -79,12 +79,38 @@ def _environment() -> jinja2.Environment:
 def as_chat(example: Example, tokenizer: Any) -> Example:
     """The example's prompt as a user's message, up to where the assistant's answer begins.
 
-    Continuations lose the space they begin with: the answer begins a new turn. Where the tokenizer puts its own
-    beginning-of-sequence token before every text, the template's is left out, so that there are not two.
+    Continuations lose the space they begin with: the answer begins a new turn.
     """
-    message = [{"role": "user", "content": example.prompt}]
-    prompt = tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True)
+    prompt = _turns([example.prompt], tokenizer)
+    return replace(example, prompt=prompt, continuations=tuple(text.lstrip() for text in example.continuations))
+
+
+def follow_up(prompt: str, answer: str, question: str, *, cue: str) -> str:
+    """A prompt with its answer, a question about that, and the words before the new answer.
+
+    Args:
+        prompt: as it was given.
+        answer: with the space it begins with.
+        question: what is asked next.
+        cue: its last line, such as "Answer:".
+    """
+    return f"{prompt}{answer}\n\n{question}\n{cue}"
+
+
+def chat_follow_up(message: str, answer: str, question: str, tokenizer: Any) -> str:
+    """The same as turns of a chat; `message` is the prompt without the template."""
+    return _turns([message, answer.strip(), question], tokenizer)
+
+
+def _turns(texts: Sequence[str], tokenizer: Any) -> str:
+    """The user's and the assistant's texts in turn, up to where the assistant speaks next.
+
+    Where the tokenizer puts its own beginning-of-sequence token before every text, the template's is left out, so that
+    there are not two.
+    """
+    turns = [{"role": ("user", "assistant")[place % 2], "content": text} for place, text in enumerate(texts)]
+    prompt: str = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
     begin = tokenizer.bos_token
     if begin and prompt.startswith(begin) and tokenizer("a")["input_ids"][0] == tokenizer.bos_token_id:
-        prompt = prompt.removeprefix(begin)
-    return replace(example, prompt=prompt, continuations=tuple(text.lstrip() for text in example.continuations))
+        return prompt.removeprefix(begin)
+    return prompt

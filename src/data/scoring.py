@@ -12,6 +12,7 @@ from src.errors import ScoringError
 RULES = ("exact", "contains", "numeric", "letter", "gsm8k_strict", "gsm8k_flexible")
 
 _NUMBER = re.compile(r"-?\$?(?:\d[\d,]*(?:\.\d+)?|\.\d+)")
+_STATED = re.compile(r"(?<![\w.-])(\d{1,9}(?:\.\d{1,9})?|\.\d{1,9})(?!\w)\s*(?:%|(?:/|out of)\s*(\d{1,9}))?")
 _STRICT = re.compile(r"#### (\-?[0-9\.\,]+)")
 _FLEXIBLE = re.compile(r"(-?[$0-9.,]{2,})|(-?[0-9]+)")
 # Where people and models write a letter, the surest form first; of several matches of one form the last counts.
@@ -121,6 +122,20 @@ def as_number(text: str) -> Decimal | None:
     except InvalidOperation:
         return None
     return value if value.is_finite() else None
+
+
+def stated_probability(text: str) -> float | None:
+    """The probability that a text states: 85%, 85, .85, 85/100 or 9 out of 10; None where it states none.
+
+    The first number counts. Alone, it is a share where it is written as one (0.85, 1.0), else of 100.
+    """
+    found = _STATED.search(text)
+    if found is None:
+        return None
+    number, whole = float(found[1]), found[2]
+    share = "." in found[1] and number <= 1 and "%" not in found[0]
+    value = number / float(whole) if whole and float(whole) else number if share else number / 100
+    return value if 0 <= value <= 1 else None
 
 
 def _mark_number(text: str, target: str) -> Mark:

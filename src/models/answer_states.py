@@ -1,5 +1,7 @@
 """Hidden states inside free answers, at the very tokens that were generated: nothing is tokenised again."""
 
+import itertools
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +15,8 @@ from src.models.extraction.layers import Layers, anatomy, layer_names
 from src.models.generation import FreeAnswers
 
 AnswerPosition = Literal[
-    "last_prompt", "end_of_thinking", "first_answer", "last_answer", "mean_answer", "exact_answer_first",
-    "exact_answer_last",
+    "last_prompt", "end_of_thinking", "chunk_ends", "first_answer", "last_answer", "mean_answer",
+    "before_exact_answer", "exact_answer_first", "exact_answer_last", "after_exact_answer",
 ]  # fmt: skip
 Span = tuple[int, int]
 
@@ -24,13 +26,27 @@ class AnswerStates:
     """States of n answers.
 
     Attributes:
-        hidden: (n, layers, d) float32.
-        elsewhere: row numbers of answers that have no such token (an empty answer, nothing found in it, no thinking);
-            the last token before the end was read: of the answer, of the thinking, or of the prompt.
+        hidden: (n, positions, layers, d) float32.
+        elsewhere: of each position, the row numbers of answers that have no such token (an empty answer, nothing found
+            in it, no thinking); the last token before the end was read: of the answer, of the thinking, or of the
+            prompt.
     """
 
     hidden: np.ndarray
-    elsewhere: tuple[int, ...]
+    elsewhere: tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True)
+class ChunkStates:
+    """States at the ends of the m chunks of n answers.
+
+    Attributes:
+        hidden: (m, layers, d) float32, chunk by chunk, answer by answer.
+        answer: (m,) the row of the answer that each chunk belongs to.
+    """
+
+    hidden: np.ndarray
+    answer: np.ndarray
 
 
 def answer_states(
@@ -39,44 +55,112 @@ def answer_states(
     answers: FreeAnswers,
     layers: Layers,
     *,
-    position: AnswerPosition = "last_answer",
+    positions: Sequence[AnswerPosition] = ("last_answer",),
     spans: Sequence[Span | None] = (),
     cache_dir: str | Path | None = None,
     cache: CachePolicy = "optional",
     token_budget: int | None = None,
 ) -> AnswerStates:
-    """Read the states of answers that `answer_freely` gave.
+    """Read the states of answers that `answer_freely` gave. All positions of an answer are read in one pass.
 
     Args:
         model, tokenizer: the same.
         answers: what it returned.
         layers, cache_dir, cache, token_budget: as in `HiddenStateExtractor.extract`.
-        position: the last token of the prompt, the one that ends the thinking, the first or last of the answer, the
-            mean of the answer's, or the first or last token that holds a piece of the exact answer.
+        positions: the last token of the prompt, the one that ends the thinking, the first or last of the answer, the
+            mean of the answer's, the first or last token that holds a piece of the exact answer, the tokens before and
+            after these; "chunk_ends" is the mean over the ends of the chunks (see `chunk_states`).
         spans: for the exact answer, where it stands in each answer's text (start, end), such as `Mark.span`; None where
             nothing was found.
 
     Raises:
         DataError: an unknown position, or spans that do not fit.
     """
-    if position.startswith("exact_answer") and len(spans) != len(answers.texts):
-        raise DataError(f"There are {len(answers.texts)} answers and {len(spans)} spans: give one for each, or None.")
-    sequences, starts, elsewhere = [], [], []
-    for row, (prompt, thought, said) in enumerate(
-        zip(answers.prompt_ids, answers.thought_ids, answers.answer_ids, strict=True)
-    ):
-        span = spans[row] if spans else None
-        place = _place(tokenizer, thought, said, answers.texts[row], position, span)
-        first, last = place or (len(thought) + len(said) - 1,) * 2
-        sequences.append((*prompt, *thought, *said)[: len(prompt) + last + 1])
-        starts.append(len(prompt) + first)
-        if place is None:
-            elsewhere.append(row)
-    names = layer_names(layers, len(anatomy(model).blocks))
+    for position in positions:
+        _check(position, answers, spans)
+    read = [
+        _Reading.of(tokenizer, answers, row, position, spans[row] if spans else None)
+        for row in range(len(answers.texts))
+        for position in positions
+    ]
+    hidden = _read(model, read, layers, cache_dir, cache, token_budget)
+    if len(hidden) > len(read):  # the ends of several chunks of one answer
+        ends = np.cumsum([len(one.places) for one in read])[:-1]
+        hidden = np.stack([part.mean(0) for part in np.split(hidden, ends)])
+    elsewhere = [
+        tuple(row for row, one in enumerate(read[place :: len(positions)]) if one.elsewhere)
+        for place in range(len(positions))
+    ]
+    return AnswerStates(hidden.reshape(-1, len(positions), *hidden.shape[1:]), tuple(elsewhere))
+
+
+def chunk_states(
+    model: Any,
+    tokenizer: Any,
+    answers: FreeAnswers,
+    layers: Layers,
+    *,
+    cache_dir: str | Path | None = None,
+    cache: CachePolicy = "optional",
+    token_budget: int | None = None,
+) -> ChunkStates:
+    """The states at the last tokens of the chunks of every answer's thinking, or of an answer without thinking.
+
+    Chunks are what blank lines separate; in a text without one, what line breaks separate (reasoning models
+    reconsider between them: arXiv 2504.05419). Arguments as in `answer_states`; an answer without a token has no chunk.
+    """
+    read = [_Reading.of(tokenizer, answers, row, "chunk_ends", None) for row in range(len(answers.texts))]
+    hidden = _read(model, [one for one in read if not one.elsewhere], layers, cache_dir, cache, token_budget)
+    answer = [row for row, one in enumerate(read) if not one.elsewhere for _ in one.places]
+    return ChunkStates(hidden, np.array(answer, dtype=np.int64))
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """An answer's tokens with its prompt's, and where they are read: first and last token of each stretch."""
+
+    row: int
+    ids: tuple[int, ...]
+    places: tuple[Span, ...]
+    elsewhere: bool
+
+    @classmethod
+    def of(cls, tokenizer: Any, answers: FreeAnswers, row: int, position: str, span: Span | None) -> "_Reading":
+        prompt, thought, said = (part[row] for part in (answers.prompt_ids, answers.thought_ids, answers.answer_ids))
+        if position == "chunk_ends":
+            chunks = _chunk_ends(tokenizer, thought or said)
+            places = tuple((end, end) for end in chunks)
+        else:
+            place = _place(tokenizer, thought, said, answers.texts[row], position, span)
+            places = (place,) if place else ()
+        ids, end = (*prompt, *thought, *said), len(thought) + len(said) - 1
+        begun = len(prompt)
+        return cls(row, ids, tuple((begun + a, begun + b) for a, b in places or ((end, end),)), not places)
+
+
+def _read(
+    model: Any, read: Sequence[_Reading], layers: Layers, cache_dir: str | Path | None, cache: CachePolicy,
+    token_budget: int | None,
+) -> np.ndarray:  # fmt: skip
+    """(places, layers, d), reading by reading."""
+    parts = anatomy(model)
+    names = layer_names(layers, len(parts.blocks))
+    if not read:
+        return np.empty((0, len(names), parts.hidden_dim), dtype=np.float32)
+    together = [list(some) for _, some in itertools.groupby(read, key=lambda one: one.row)]
+    sequences = [some[0].ids for some in together]
+    windows = [tuple(place for one in some for place in one.places) for some in together]
     rows = read_rows(
-        model, sequences, starts=starts, layers=names, cache_dir=cache_dir, cache=cache, budget=token_budget
+        model, sequences, windows=windows, layers=names, cache_dir=cache_dir, cache=cache, budget=token_budget
     )
-    return AnswerStates(as_array(rows.states), tuple(elsewhere))
+    return as_array(rows.states)
+
+
+def _check(position: str, answers: FreeAnswers, spans: Sequence[Span | None]) -> None:
+    if position not in get_args(AnswerPosition):
+        raise DataError(f"There is no position {position!r} in an answer. Choose one of {get_args(AnswerPosition)}.")
+    if "exact_answer" in position and len(spans) != len(answers.texts):
+        raise DataError(f"There are {len(answers.texts)} answers and {len(spans)} spans: give one for each, or None.")
 
 
 def _place(
@@ -88,19 +172,28 @@ def _place(
         return -1, -1
     if position == "end_of_thinking":
         return (begins - 1, begins - 1) if thought else None
-    if position not in get_args(AnswerPosition):
-        raise DataError(f"There is no position {position!r} in an answer. Choose one of {get_args(AnswerPosition)}.")
-    if not said or (span is None and position.startswith("exact_answer")):
+    if not said or (span is None and "exact_answer" in position):
         return None
     if position == "mean_answer":
         return begins, ends
-    if span is None or not position.startswith("exact_answer"):
+    if span is None or "exact_answer" not in position:
         return (begins, begins) if position == "first_answer" else (ends, ends)
     # Around the text there may be spaces, which were cut off.
     shift = tokenizer.decode(list(said), skip_special_tokens=True).find(text)
-    character = (span[0] if position == "exact_answer_first" else span[1] - 1) + shift
-    place = begins + _holding(tokenizer, said, character)
-    return place, place
+    character = span[0] if position in ("before_exact_answer", "exact_answer_first") else span[1] - 1
+    step = {"before_exact_answer": -1, "after_exact_answer": 1}.get(position, 0)
+    place = begins + _holding(tokenizer, said, character + shift) + step
+    return (place, place) if place <= ends else None
+
+
+def _chunk_ends(tokenizer: Any, ids: Sequence[int]) -> list[int]:
+    """The last token of each chunk, ascending, each once."""
+    if not ids:
+        return []
+    text = tokenizer.decode(list(ids), skip_special_tokens=True)
+    blank = r"\n\s*\n" if re.search(r"\S\s*\n\s*\n\s*\S", text) else r"\n"
+    ends = [match.end() for match in re.finditer(rf"\S(?=\s*{blank}\s*\S|\s*\Z)", text)]
+    return sorted({_holding(tokenizer, ids, end - 1) for end in ends}) or [len(ids) - 1]
 
 
 def _holding(tokenizer: Any, ids: Sequence[int], character: int) -> int:

@@ -27,6 +27,8 @@ class ChoiceAnswers:
         log_likelihoods: (n, k) float64, natural log of P(continuation | prompt); -inf beyond a question's
             own number of choices.
         hidden: (n, layers, d) float32 at the last token of the prompt.
+        prompt_ids: token ids of each prompt, as it was given to the model.
+        chosen_ids: token ids of each chosen continuation.
         truncated: row numbers of prompts that were cut.
         computed: how many sequences went through the model; the others came from the cache.
     """
@@ -34,6 +36,8 @@ class ChoiceAnswers:
     chosen: np.ndarray
     log_likelihoods: np.ndarray
     hidden: np.ndarray
+    prompt_ids: tuple[tuple[int, ...], ...]
+    chosen_ids: tuple[tuple[int, ...], ...]
     truncated: tuple[int, ...]
     computed: int
 
@@ -119,7 +123,28 @@ def answer_choices(
         computed += rows.computed
         if depth == 0 and names:
             hidden = as_array(rows.states)
-    return ChoiceAnswers(scores.argmax(axis=1), scores, hidden, tokens.truncated, computed)
+    chosen = scores.argmax(axis=1)
+    said = tuple(options[place] for options, place in zip(endings, chosen, strict=True))
+    return ChoiceAnswers(chosen, scores, hidden, tokens.ids, said, tokens.truncated, computed)
+
+
+def letter_states(
+    model: Any,
+    answers: ChoiceAnswers,
+    layers: Layers,
+    *,
+    cache_dir: str | Path | None = None,
+    cache: CachePolicy = "optional",
+    token_budget: int | None = None,
+) -> np.ndarray:
+    """(n, layers, d) float32: the states at the last token of what each prompt's answer is: one more pass a prompt.
+
+    Arguments as in `answer_choices`, which gave the answers.
+    """
+    names = layer_names(layers, len(anatomy(model).blocks))
+    sequences = [prompt + said for prompt, said in zip(answers.prompt_ids, answers.chosen_ids, strict=True)]
+    rows = read_rows(model, sequences, layers=names, cache_dir=cache_dir, cache=cache, budget=token_budget)
+    return as_array(rows.states)
 
 
 def plan_choices(
@@ -139,9 +164,8 @@ def plan_choices(
     """
     endings, tokens = _prepared(model, tokenizer, prompts, continuations, truncation)
     names = layer_names(layers, len(anatomy(model).blocks)) if len(layers) else ()
-    starts = [len(ids) - 1 for ids in tokens.ids]
     candidates = _candidates(endings, 0)
-    return plan_rows(model, tokens.ids, starts, names, candidates=candidates, cache_dir=cache_dir, budget=token_budget)
+    return plan_rows(model, tokens.ids, None, names, candidates=candidates, cache_dir=cache_dir, budget=token_budget)
 
 
 def _prepared(

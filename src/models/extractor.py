@@ -7,6 +7,7 @@ from typing import Any, Literal
 import numpy as np
 
 from src.errors import DataError
+from src.models.extraction.capture import Windows
 from src.models.extraction.engine import CachePolicy, as_array, read_rows
 from src.models.extraction.forecast import ExtractionPlan, plan_rows
 from src.models.extraction.layers import Layers, anatomy, layer_names
@@ -74,9 +75,9 @@ class HiddenStateExtractor:
         tokens = self._tokens(texts, max_tokens, truncation)
         if not tokens.ids:
             return np.empty((0, len(names), parts.hidden_dim), dtype=np.float32)
-        sequences, starts = self._reading(texts, tokens, position, pooling)
+        windows = self._windows(texts, tokens, position, pooling)
         rows = read_rows(
-            self.model, sequences, starts=starts, layers=names, cache_dir=cache_dir, cache=cache, budget=token_budget
+            self.model, tokens.ids, windows=windows, layers=names, cache_dir=cache_dir, cache=cache, budget=token_budget
         )
         return as_array(rows.states)
 
@@ -101,27 +102,29 @@ class HiddenStateExtractor:
         """
         names = layer_names(layers, len(anatomy(self.model).blocks))
         tokens = self._tokens(texts, max_tokens, truncation)
-        sequences, starts = self._reading(texts, tokens, position, pooling)
-        return plan_rows(self.model, sequences, starts, names, cache_dir=cache_dir, budget=token_budget)
+        windows = self._windows(texts, tokens, position, pooling)
+        return plan_rows(self.model, tokens.ids, windows, names, cache_dir=cache_dir, budget=token_budget)
 
     def _tokens(self, texts: Sequence[str], max_tokens: int | None, truncation: Truncation | None) -> Tokens:
         limit = max_tokens or context_length(self.model)
         return tokenize(self.tokenizer, texts, limit=limit, truncation=truncation)
 
-    def _reading(
+    def _windows(
         self, texts: Sequence[str], tokens: Tokens, position: Position, pooling: Pooling
-    ) -> tuple[list[tuple[int, ...]], list[int]]:
-        """Each text's tokens up to the last wanted one, and the first wanted one."""
+    ) -> list[Windows] | None:
+        """First and last wanted token of each text; None for the last one of each."""
         if position == "last_prompt":
-            return list(tokens.ids), [len(ids) - 1 for ids in tokens.ids]
+            return None
         if position == "mean_prompt":
-            return list(tokens.ids), [leading_special(self.tokenizer, ids) for ids in tokens.ids]
+            return [((leading_special(self.tokenizer, ids), len(ids) - 1),) for ids in tokens.ids]
         if isinstance(position, str) or pooling not in ("first", "last", "mean"):
             raise DataError(
                 f"position={position!r:.60}, pooling={pooling!r}: choose last_prompt, mean_prompt, or a span of "
                 "characters for each text with pooling first, last or mean."
             )
         spans = spans_to_tokens(self.tokenizer, texts, tokens, position)
-        ends = [first if pooling == "first" else last for first, last in spans]
-        starts = [first if pooling == "mean" else end for (first, _), end in zip(spans, ends, strict=True)]
-        return [ids[: end + 1] for ids, end in zip(tokens.ids, ends, strict=True)], starts
+        choose = {
+            "first": lambda first, _: (first, first), "last": lambda _, last: (last, last),
+            "mean": lambda first, last: (first, last),
+        }[pooling]  # fmt: skip
+        return [(choose(*span),) for span in spans]

@@ -4,6 +4,8 @@ import io
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from src.data.example import Example
 from src.data.splits import SPLITS, Splits
 from src.pipeline.asked import Asked
@@ -62,4 +64,4 @@ def _answer(asked: Asked, row: int) -> dict[str, Any]:
         "correct": bool(asked.correct[row]),
         "status": asked.status[row],
         "own_probability": float(asked.confidence[row]),
-    } | {name: float(values[row]) for name, values in asked.signals.items()}
+    } | {name: None if np.isnan(values[row]) else float(values[row]) for name, values in asked.signals.items()}

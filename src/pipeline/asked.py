@@ -5,6 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from src.data.scoring import Mark
+from src.probes.sweep import Place
+
+ANSWERED = "answered"
 
 
 @dataclass(frozen=True)
@@ -17,13 +20,14 @@ class Asked:
         confidence: (n,) the model's own probability: of the chosen one among the choices, or per token.
         signals: other numbers about the answers that may tell right from wrong, name -> (n,): of choices "entropy"
             (nats, of the choices' shares), "margin" (of the best over the second share) and "choice_mass"; of free
-            answers "least_log_probability" and "perplexity"; where configured "p_true" and "self_consistency".
-        layers: names of the layers, in the order of `hidden`.
-        hidden: (n, layers, d) float32 at the configured position.
+            answers "least_log_probability" and "perplexity"; where configured "p_true", "stated" and
+            "self_consistency". NaN: the model said nothing of the kind.
+        places: position and layer of each state, in the order of `hidden`.
+        hidden: (n, places, d) float32.
         status: of each answer: "answered", "nothing found", "cut at the token limit" or "cut while thinking".
         marks: how each free answer was judged; empty where choices were scored.
-        elsewhere: how many answers had no token at the configured position, so that the answer's (or the prompt's)
-            last token was read.
+        elsewhere: position -> how many answers had no such token, so that the answer's (or the prompt's) last one was
+            read; only positions where there were some.
         truncated: how many prompts were cut.
     """
 
@@ -31,9 +35,14 @@ class Asked:
     correct: np.ndarray
     confidence: np.ndarray
     signals: dict[str, np.ndarray]
-    layers: tuple[str, ...]
+    places: tuple[Place, ...]
     hidden: np.ndarray
     status: tuple[str, ...]
     marks: tuple[Mark, ...]
-    elsewhere: int
+    elsewhere: dict[str, int]
     truncated: int
+
+    @property
+    def answered(self) -> np.ndarray:
+        """(n,) True where an answer was given and found: not cut, and with something to mark."""
+        return np.array([status == ANSWERED for status in self.status])

@@ -7,14 +7,14 @@ import numpy as np
 from src.config import Config
 from src.data.example import LETTERS
 from src.data.scoring import Mark, mark
-from src.models.answer_states import answer_states
-from src.models.answering import answer_choices, plan_choices
+from src.models.answering import answer_choices, letter_states, plan_choices
 from src.models.extraction.forecast import ExtractionPlan
 from src.models.extractor import HiddenStateExtractor
 from src.models.generation import answer_freely, prompt_limit
-from src.pipeline.asked import Asked
-from src.pipeline.asking_again import P_TRUE, SELF_CONSISTENCY, p_true, self_consistency
+from src.pipeline.asked import ANSWERED, Asked
+from src.pipeline.asking_again import SELF_CONSISTENCY, ask_again, self_consistency
 from src.pipeline.asking_given import take_given
+from src.pipeline.positions import places_of, read_positions
 from src.pipeline.questions import Questions
 
 
@@ -75,19 +75,23 @@ def _ask_choices(
     )
     letters = tuple(LETTERS[choice] for choice in answers.chosen)
     signals = {"entropy": answers.entropy, "margin": answers.margin, "choice_mass": answers.mass}
-    if config.baselines.p_true:
-        signals[P_TRUE] = p_true(model, tokenizer, questions, letters, config, label=label)
+    signals |= ask_again(model, tokenizer, questions, letters, config, label=label)
+    extraction, hidden = config.extraction, {"last_prompt": answers.hidden}
+    if "answer_letter" in extraction.positions:
+        hidden["answer_letter"] = letter_states(
+            model, answers, layers, cache_dir=extraction.cache_dir, cache=extraction.cache
+        )
     correct = [letter == example.target for letter, example in zip(letters, examples, strict=True)]
     return Asked(
         answers=letters,
         correct=np.array(correct, dtype=np.float64),
         confidence=answers.confidence,
         signals=signals,
-        layers=layers,
-        hidden=answers.hidden,
-        status=("answered",) * len(letters),
+        places=places_of(extraction.positions, layers),
+        hidden=np.concatenate([hidden[position] for position in extraction.positions], axis=1),
+        status=(ANSWERED,) * len(letters),
         marks=(),
-        elsewhere=0,
+        elsewhere={},
         truncated=len(answers.truncated),
     )
 
@@ -116,30 +120,20 @@ def _ask_freely(
         "least_log_probability": answers.least_log_probabilities,
         "perplexity": np.exp(-answers.log_probabilities),
     }
-    if config.baselines.p_true:
-        signals[P_TRUE] = p_true(model, tokenizer, questions, answers.texts, config, label=label)
+    signals |= ask_again(model, tokenizer, questions, answers.texts, config, label=label)
     if config.baselines.samples:
         signals[SELF_CONSISTENCY] = self_consistency(model, tokenizer, questions, marks, config, label=label)
-    states = answer_states(
-        model,
-        tokenizer,
-        answers,
-        layers,
-        position=extraction.position,
-        spans=[one.span for one in marks],
-        cache_dir=extraction.cache_dir,
-        cache=extraction.cache,
-    )
+    hidden, elsewhere = read_positions(model, tokenizer, answers, [one.span for one in marks], config, layers)
     return Asked(
         answers=answers.texts,
         correct=np.array([one.correct for one in marks], dtype=np.float64),
         confidence=answers.confidence,
         signals=signals,
-        layers=layers,
-        hidden=states.hidden,
+        places=places_of(extraction.positions, layers),
+        hidden=hidden,
         status=tuple(map(_status, marks, answers.finished, answers.cut_while_thinking)),
         marks=marks,
-        elsewhere=len(states.elsewhere),
+        elsewhere=elsewhere,
         truncated=len(answers.truncated),
     )
 
@@ -149,4 +143,4 @@ def _status(marked: Mark, finished: bool, cut_while_thinking: bool) -> str:
         return "cut while thinking"
     if not finished:
         return "cut at the token limit"
-    return "nothing found" if marked.extracted is None else "answered"
+    return "nothing found" if marked.extracted is None else ANSWERED

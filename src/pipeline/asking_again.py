@@ -1,47 +1,91 @@
-"""Confidences that need more questions to the model: whether its answer is true, and whether it would say it again."""
+"""Confidences that need more questions to the model: is its answer true, how likely, and would it say it again?"""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from src.config import Config
+from src.data import prompts
 from src.data.example import LETTERS
-from src.data.scoring import NOTHING_FOUND, Mark, as_number, mark
+from src.data.scoring import NOTHING_FOUND, Mark, as_number, mark, stated_probability
 from src.data.splits import normalised
 from src.models.answering import answer_choices
 from src.models.decoding import Sampling
 from src.models.generation import answer_freely
 from src.pipeline.questions import Questions
 
-P_TRUE, SELF_CONSISTENCY = "p_true", "self_consistency"
-_ASKED_AGAIN = "{prompt}{answer}\n\nIs this answer true or false?\nA. True\nB. False\nAnswer:"
+P_TRUE, STATED, SELF_CONSISTENCY = "p_true", "stated", "self_consistency"
+_TRUE_OR_FALSE = "Is this answer true or false?\nA. True\nB. False"
+_HOW_LIKELY = "How likely is it that this answer is right? Say a number from 0 (surely wrong) to 100 (surely right)."
+_STATED_TOKENS = 16
 
 
-def p_true(
-    model: Any, tokenizer: Any, questions: Questions, answers: tuple[str, ...], config: Config, *, label: str
-) -> np.ndarray:
-    """(n,) the probability of "True" against "False" when the model is shown its own answer (arXiv 2207.05221).
+def ask_again(
+    model: Any, tokenizer: Any, questions: Questions, answers: Sequence[str], config: Config, *, label: str
+) -> dict[str, np.ndarray]:
+    """The configured confidences for which the model is shown its own answers: name -> (n,).
 
     Args:
         model, tokenizer, questions, config: as in `asking.ask`.
         answers: the model's own: a letter, or a text.
         label: names the model in progress bars.
     """
-    prompts = [
-        _ASKED_AGAIN.format(prompt=example.prompt, answer=_said(example.continuations, answer))
-        for example, answer in zip(questions.examples, answers, strict=True)
-    ]
+    found = {}
+    if config.baselines.p_true:
+        found[P_TRUE] = _p_true(model, tokenizer, questions, answers, config, label)
+    if config.baselines.stated:
+        found[STATED] = _stated(model, tokenizer, questions, answers, config, label)
+    return found
+
+
+def _p_true(
+    model: Any, tokenizer: Any, questions: Questions, answers: Sequence[str], config: Config, label: str
+) -> np.ndarray:
+    """The probability of "True" against "False" (arXiv 2207.05221)."""
     found = answer_choices(
         model,
         tokenizer,
-        prompts,
-        (" A", " B"),
+        _follow_ups(tokenizer, questions, answers, _TRUE_OR_FALSE, cue="Answer:"),
+        ("A", "B") if questions.messages else (" A", " B"),
         cache_dir=config.extraction.cache_dir,
         cache=config.extraction.cache,
         truncation=config.data.truncation or "left",  # the answer stands at the end
         progress=f"{label}: is it true?",
     )
     return found.probabilities[:, 0]
+
+
+def _stated(
+    model: Any, tokenizer: Any, questions: Questions, answers: Sequence[str], config: Config, label: str
+) -> np.ndarray:
+    """The confidence that the model puts into words (arXiv 2305.14975); NaN where it names none."""
+    said = answer_freely(
+        model,
+        tokenizer,
+        _follow_ups(tokenizer, questions, answers, _HOW_LIKELY, cue="Probability:"),
+        stop=() if questions.messages else ("\n",),
+        max_new_tokens=questions.max_new_tokens if config.data.thinking else _STATED_TOKENS,
+        cache_dir=config.extraction.cache_dir,
+        cache=config.extraction.cache,
+        truncation=config.data.truncation or "left",
+        thinking=config.data.thinking,
+        progress=f"{label}: how likely is it?",
+    )
+    return np.array([np.nan if (stated := stated_probability(text)) is None else stated for text in said.texts])
+
+
+def _follow_ups(tokenizer: Any, questions: Questions, answers: Sequence[str], question: str, *, cue: str) -> list[str]:
+    said = [_said(example.continuations, answer) for example, answer in zip(questions.examples, answers, strict=True)]
+    if questions.messages:
+        return [
+            prompts.chat_follow_up(message, text, question, tokenizer)
+            for message, text in zip(questions.messages, said, strict=True)
+        ]
+    return [
+        prompts.follow_up(example.prompt, text, question, cue=cue)
+        for example, text in zip(questions.examples, said, strict=True)
+    ]
 
 
 def _said(continuations: tuple[str, ...], answer: str) -> str:

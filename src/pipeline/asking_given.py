@@ -5,11 +5,11 @@ from typing import Any
 import numpy as np
 
 from src.config import Config
-from src.models.answer_states import answer_states
 from src.models.extraction.tokens import context_length, spans_to_tokens, tokenize
 from src.models.generation import FreeAnswers
 from src.models.likelihood import answer_likelihood
-from src.pipeline.asked import Asked
+from src.pipeline.asked import ANSWERED, Asked
+from src.pipeline.positions import places_of, read_positions
 from src.pipeline.questions import Questions
 
 
@@ -26,10 +26,7 @@ def take_given(
         model, answers.prompt_ids, answers.answer_ids, cache_dir=extraction.cache_dir, cache=extraction.cache,
         progress=f"{label}: likelihood of the answers",
     )  # fmt: skip
-    states = answer_states(
-        model, tokenizer, answers, layers, position=extraction.position, cache_dir=extraction.cache_dir,
-        cache=extraction.cache,
-    )  # fmt: skip
+    hidden, elsewhere = read_positions(model, tokenizer, answers, (), config, layers)
     said = [one.confidence for one in questions.given]
     own = np.exp(likelihood.mean)
     return Asked(
@@ -37,11 +34,11 @@ def take_given(
         correct=np.array([one.correct for one in questions.given]),
         confidence=np.array([mine if given is None else given for given, mine in zip(said, own, strict=True)]),
         signals={"least_log_probability": likelihood.least, "perplexity": np.exp(-likelihood.mean)},
-        layers=layers,
-        hidden=states.hidden,
-        status=("answered",) * len(answers.texts),
+        places=places_of(extraction.positions, layers),
+        hidden=hidden,
+        status=(ANSWERED,) * len(answers.texts),
         marks=(),
-        elsewhere=len(states.elsewhere),
+        elsewhere=elsewhere,
         truncated=0,
     )
 

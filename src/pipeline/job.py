@@ -26,7 +26,7 @@ from src.pipeline.folder import (
 )
 from src.pipeline.judging import Judge, compare
 from src.pipeline.plan import Plan, make_plan, model_loader
-from src.pipeline.probing import Probed, fit_scorers
+from src.pipeline.probing import Probed, answered_splits, fit_scorers
 from src.pipeline.results import (
     SCHEMA,
     asking_facts,
@@ -110,11 +110,15 @@ def run(config: str | Path | Mapping[str, Any] | Config) -> RunResult:
     del model
     seed = config.experiment.seed
     with clock.stage("probes"):
+        drop = config.data.unparsed == "drop"
+        usable = answered_splits(splits, asked) if drop else dict.fromkeys(asked, splits)
         probed = {
-            name: fit_scorers(one, questions.examples, splits, seed=seed, label=name) for name, one in asked.items()
+            name: fit_scorers(one, questions.examples, usable[name], seed=seed, label=name)
+            for name, one in asked.items()
         }
     with clock.stage("metrics"):
-        judge = Judge.of(questions.examples, splits.test, splits.groups, config.evaluation, seed)
+        test = usable["base"].test
+        judge = Judge.of(questions.examples, test, splits.groups, asked.values(), config.evaluation, seed)
         numbers = _judge_all(judge, asked, probed)
     results = {
         "schema": SCHEMA,

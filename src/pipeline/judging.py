@@ -1,6 +1,6 @@
 """Stage 5: numbers with intervals, per model, per subject, and base against tuned. Test questions only."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -13,8 +13,9 @@ from src.evaluation.comparison import differences, flips
 from src.evaluation.intervals import Estimate, Scored, calibrated_null, interval, question_weights, score
 from src.pipeline.asked import Asked
 from src.pipeline.probing import OWN, PROBE, TEXT, Probed
+from src.probes.sweep import PlaceResult
 
-ALL = "all"
+ALL, ANSWERED = "all", "answered"
 # The other baselines are judged on all questions only.
 BY_SUBJECT = (PROBE, OWN, TEXT)
 
@@ -27,6 +28,7 @@ class Judge:
         rows: (n_test,) their places among all questions.
         subjects: (n_test,) the subject of each.
         tags: (n_test,) the tag of each.
+        answered: (n_test,) True where every model gave an answer that was found.
         weights: (resamples, n_test).
         bins: of ECE and reliability.
         seed: of the calibrated null.
@@ -35,6 +37,7 @@ class Judge:
     rows: np.ndarray
     subjects: np.ndarray
     tags: np.ndarray
+    answered: np.ndarray
     weights: np.ndarray
     bins: int
     seed: int
@@ -45,19 +48,23 @@ class Judge:
         examples: tuple[Example, ...],
         test: np.ndarray,
         groups: np.ndarray,
+        asked: Iterable[Asked],
         config: EvaluationConfig,
         seed: int,
     ) -> "Judge":
         """Draw the resamples by question."""
+        answered = np.logical_and.reduce([one.answered[test] for one in asked])
         subjects = np.array([examples[row].subject for row in test])
         tags = np.array([examples[row].tag for row in test])
         weights = question_weights(groups[test], config.bootstrap, seed)
-        return cls(test, subjects, tags, weights, config.bins, seed)
+        return cls(test, subjects, tags, answered, weights, config.bins, seed)
 
     def parts(self) -> dict[str, np.ndarray]:
-        """All test rows, and those of each subject where there are several."""
+        """All test rows, those that every model answered where some did not, and each subject's of several."""
         names = sorted(set(self.subjects))
         parts = {ALL: np.ones(len(self.rows), dtype=bool)}
+        if self.answered.any() and not self.answered.all():
+            parts[ANSWERED] = self.answered
         return parts | ({name: self.subjects == name for name in names} if len(names) > 1 else {})
 
     def variant(self, asked: Asked, probed: Probed) -> "Judged":
@@ -85,8 +92,8 @@ class Judge:
                 for name, p in probed.confidences.items()
                 if name in BY_SUBJECT
             },
-            "layers": [asdict(layer) for layer in probed.sweep.layers] if probed.sweep else [],
-            "selected": {"layer": probed.sweep.layer, "C": probed.sweep.probe.C_} if probed.sweep else None,
+            "layers": [asdict(result) for result in probed.sweep.results] if probed.sweep else [],
+            "selected": _selected(probed.sweep.chosen) if probed.sweep else None,
             "missing": probed.missing,
         }
         return Judged(numbers, scored, y)
@@ -166,6 +173,10 @@ def _advantages(scored: Mapping[str, Mapping[str, Scored]]) -> dict[str, Any]:
         }
         for other in (OWN, TEXT)
     }
+
+
+def _selected(chosen: PlaceResult) -> dict[str, Any]:
+    return {"position": chosen.position, "layer": chosen.layer, "C": chosen.C}
 
 
 def _numbers(found: Mapping[str, Estimate]) -> dict[str, Any]:

@@ -1,15 +1,17 @@
 """Before the first long step: the questions are read, and what can be found wrong cheaply is found."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from src import machine
 from src.config import Config
 from src.data.splits import SPLITS, Splits, split_examples
+from src.data.trained_on import apart, read_trained_on
 from src.errors import ConfigError, ModelError
 from src.pipeline.folder import folder_state
 from src.pipeline.questions import CHAT, Questions, as_chat, load_questions
+from src.pipeline.sense import check_settings
 
 
 @dataclass(frozen=True)
@@ -78,20 +80,8 @@ def make_plan(config: Config) -> Plan:
         if not is_converted(config.conversion[0], config.model.name, config.conversion[1]):
             check_source(config.conversion[0])
     questions = load_questions(config.data)
-    if questions.given and (config.adapter_folder or config.baselines.p_true or config.baselines.samples):
-        raise ConfigError(
-            "data.name is answered: these answers belong to one model, which is not asked again. Leave the adapter and "
-            "baselines out (an adapter can be merged into its model)."
-        )
-    if questions.given and config.extraction.position.startswith(("exact", "end")):
-        raise ConfigError(f"extraction.position {config.extraction.position!r} is not known for answers from outside.")
-    if config.baselines.samples and questions.with_choices:
-        raise ConfigError("baselines.samples needs answers in words, but these are chosen by likelihood. Leave it out.")
-    if config.extraction.position != "last_prompt" and questions.with_choices:
-        raise ConfigError(
-            f"extraction.position is {config.extraction.position!r}, but answers that are chosen by likelihood have no "
-            "tokens. Leave it out, or set data.answer_by: generation."
-        )
+    check_settings(config, questions)
+    questions = _trained_on(config, questions)
     if config.data.template == CHAT:
         questions = as_chat(questions, model_loader(config, None).tokenizer())
     splits = split_examples(questions.examples, seed=config.experiment.seed)
@@ -102,7 +92,8 @@ def make_plan(config: Config) -> Plan:
     variants = 1 if config.adapter_folder is None else 2
     sizes = [(p.numel(), p.element_size()) for p in skeleton.parameters()]
     weight_bytes = sum(count * size for count, size in sizes)
-    state_bytes = variants * len(questions.examples) * len(layers) * width * sizes[0][1]
+    places = len(layers) * len(config.extraction.positions)
+    state_bytes = variants * len(questions.examples) * places * width * sizes[0][1]
     return Plan(
         questions=questions,
         splits=splits,
@@ -113,6 +104,19 @@ def make_plan(config: Config) -> Plan:
         adapter=config.adapter_folder,
         notes=(*_memory_note(config, weight_bytes), *_disk_note(config, state_bytes)),
     )
+
+
+def _trained_on(config: Config, questions: Questions) -> Questions:
+    """The questions, with those that the adapter was fine-tuned on marked, where that is allowed.
+
+    Raises:
+        DataError: there are such questions.
+    """
+    found = read_trained_on(config.adapter_folder) if config.adapter_folder else None
+    if found is None:
+        return questions
+    path, ids = found
+    return replace(questions, examples=apart(questions.examples, ids, path, refuse=config.data.trained_on == "refuse"))
 
 
 def model_loader(config: Config, adapter: str | None) -> Any:

@@ -1,14 +1,16 @@
 """Stage 4: everything that predicts whether an answer is right, fitted on train and val, applied to test."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from src.data.example import Example
 from src.data.splits import Splits
+from src.errors import ConfigError
 from src.pipeline.asked import Asked
 from src.probes.baselines import SurfaceAssessor, signal_confidence, subject_means
-from src.probes.sweep import Part, Sweep, shuffled_predictions, sweep_layers
+from src.probes.sweep import Part, Sweep, shuffled_predictions, sweep_places
 from src.probes.text_only import TextOnlyAssessor
 
 PROBE, OWN, TEXT, SURFACE, SUBJECT = "probe", "own_probability", "text_only", "surface", "subject_mean"
@@ -19,6 +21,7 @@ class Probed:
     """Confidences on the test questions.
 
     Attributes:
+        rows: (n_test,) their places among all questions.
         confidences: scorer -> (n_test,): "own_probability", and where they could be fitted "probe", "text_only",
             "surface" (letter, length, subject), "subject_mean" and the signals of `Asked`.
         shuffled: (shuffles, n_test) of probes trained on shuffled labels; empty without a probe.
@@ -26,19 +29,43 @@ class Probed:
         missing: why there is no probe, or "".
     """
 
+    rows: np.ndarray
     confidences: dict[str, np.ndarray]
     shuffled: np.ndarray
     sweep: Sweep | None
     missing: str
 
 
+def answered_splits(splits: Splits, asked: Mapping[str, Asked]) -> dict[str, Splits]:
+    """For each model, the splits without the questions whose answers could not be read.
+
+    Each model trains on what it answered itself; test holds what every model answered, so that they can be compared.
+
+    Raises:
+        ConfigError: no test question is left.
+    """
+    everyone = np.logical_and.reduce([one.answered for one in asked.values()])
+    test = splits.test[everyone[splits.test]]
+    if not test.size:
+        raise ConfigError(
+            "data.unparsed is drop, and no test question was answered in a way that could be read. Set it to wrong, or "
+            "allow longer answers (data.max_new_tokens)."
+        )
+
+    def of(one: Asked) -> Splits:
+        train, val, calibration = (rows[one.answered[rows]] for rows in (splits.train, splits.val, splits.calibration))
+        return replace(splits, train=train, val=val, calibration=calibration, test=test)
+
+    return {name: of(one) for name, one in asked.items()}
+
+
 def fit_scorers(asked: Asked, examples: tuple[Example, ...], splits: Splits, *, seed: int, label: str) -> Probed:
     """Fit probe, text-only assessor and control for one model; the test rows are only predicted."""
     own = {OWN: asked.confidence[splits.test]}
     if missing := _why_not(asked.correct, splits):
-        return Probed(own, np.empty((0, splits.test.size)), None, missing)
+        return Probed(splits.test, own, np.empty((0, splits.test.size)), None, missing)
     train, val = (Part(asked.hidden[rows], asked.correct[rows]) for rows in (splits.train, splits.val))
-    sweep = sweep_layers(asked.layers, train, val, progress=f"{label}: probes")
+    sweep = sweep_places(asked.places, train, val, progress=f"{label}: probes")
     test = asked.hidden[splits.test]
     text = TextOnlyAssessor().fit(
         _texts(examples, splits.train), train.labels, _texts(examples, splits.val), val.labels
@@ -49,7 +76,7 @@ def fit_scorers(asked: Asked, examples: tuple[Example, ...], splits: Splits, *, 
         TEXT: text.predict(_texts(examples, splits.test)),
         **_baselines(asked, examples, splits, train.labels, val.labels),
     }
-    return Probed(confidences, shuffled_predictions(train, val, test, sweep.best, seed=seed), sweep, "")
+    return Probed(splits.test, confidences, shuffled_predictions(train, val, test, sweep.best, seed=seed), sweep, "")
 
 
 def _baselines(

@@ -23,6 +23,7 @@ class Questions:
         max_new_tokens: the most tokens of a free answer.
         with_choices: whether the answer is the likeliest of the choices; otherwise it is generated.
         given: the answers, where they are there already; empty where the model is asked.
+        messages: of each question, its prompt without the chat template; empty where there is none.
     """
 
     examples: tuple[Example, ...]
@@ -31,6 +32,7 @@ class Questions:
     max_new_tokens: int
     with_choices: bool
     given: tuple[Given, ...] = ()
+    messages: tuple[str, ...] = ()
 
     @property
     def chance(self) -> float:
@@ -85,7 +87,11 @@ def as_chat(questions: Questions, tokenizer: Any) -> Questions:
             "data.template is chat, but this tokenizer has no chat template: it is that of a base model. Leave it out, "
             "or write a Jinja text."
         )
-    return replace(questions, examples=tuple(prompts.as_chat(example, tokenizer) for example in questions.examples))
+    return replace(
+        questions,
+        examples=tuple(prompts.as_chat(example, tokenizer) for example in questions.examples),
+        messages=tuple(example.prompt for example in questions.examples),
+    )
 
 
 def _dataset(config: DataConfig) -> ExampleDataset:

@@ -10,13 +10,15 @@ import sys
 from collections import Counter
 from typing import Any
 
+import numpy as np
+
 from src import __version__
 from src.data.example import Example
 from src.data.splits import SPLITS, Splits
 from src.pipeline.asked import Asked
 from src.pipeline.probing import Probed
 
-SCHEMA = 1
+SCHEMA = 2
 _PACKAGES = ("torch", "transformers", "peft", "safetensors", "numpy", "scikit-learn", "bitsandbytes")
 
 
@@ -86,6 +88,7 @@ def asking_facts(asked: Asked) -> dict[str, Any]:
         "status": dict(Counter(asked.status)),
         "truncated": asked.truncated,
         "elsewhere": asked.elsewhere,
+        "unsaid": {name: count for name, values in asked.signals.items() if (count := int(np.isnan(values).sum()))},
         "choice_mass": float(asked.signals["choice_mass"].mean()) if "choice_mass" in asked.signals else None,
     }
 
@@ -95,7 +98,7 @@ def questions_csv(
 ) -> str:
     """One row per question: who answered what, with which confidence; the probe's on test rows only."""
     split_of_row = {int(row): name for name in SPLITS for row in getattr(splits, name)}
-    place_in_test = {int(row): place for place, row in enumerate(splits.test)}
+    place_in_test = {int(row): place for place, row in enumerate(next(iter(probed.values())).rows)}
     per_variant = ("answer", "correct", "own_probability", "probe")
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")

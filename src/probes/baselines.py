@@ -18,14 +18,15 @@ def signal_confidence(
     """(n,) P(correct) from one number per answer, such as its entropy: logistic regression on the training rows.
 
     The ranking stays (or is turned round as a whole), so the AUROC is the number's own; its scale becomes a share.
-    Numbers are standardised; infinite ones count as the largest finite one.
+    Numbers are standardised; infinite ones count as the largest finite one, and NaN (there is none) as the mean.
     """
     finite = train[np.isfinite(train)]
     low, high = (finite.min(), finite.max()) if finite.size else (0.0, 0.0)
-    mean, scale = float(np.clip(train, low, high).mean()), float(np.clip(train, low, high).std()) or 1.0
+    there = np.clip(train[~np.isnan(train)], low, high)
+    mean, scale = (float(there.mean()), float(there.std()) or 1.0) if there.size else (0.0, 1.0)
 
     def feature(values: np.ndarray) -> np.ndarray:
-        return ((np.clip(values, low, high) - mean) / scale)[:, None]
+        return np.nan_to_num((np.clip(values, low, high) - mean) / scale, nan=0.0)[:, None]
 
     fit = fit_path(feature(train), y, feature(val), y_val, grid=_GRID)
     return probability(feature(rows) @ fit.weight + fit.bias)

@@ -1,4 +1,4 @@
-"""Which layer knows: one probe per layer, chosen on validation, with a shuffled-label control."""
+"""Where a model knows: one probe per layer and position, chosen on validation, with a shuffled-label control."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,17 +13,26 @@ SHUFFLES = 20
 
 
 @dataclass(frozen=True)
+class Place:
+    """Where states were read: after which layer, at which token."""
+
+    position: str
+    layer: str
+
+
+@dataclass(frozen=True)
 class Part:
-    """Rows of one purpose: states (n, layers, d) and labels (n,)."""
+    """Rows of one purpose: states (n, places, d) and labels (n,)."""
 
     states: np.ndarray
     labels: np.ndarray
 
 
 @dataclass(frozen=True)
-class LayerResult:
-    """How the probe of one layer did on the validation rows, and the C it chose there."""
+class PlaceResult:
+    """How the probe of one place did on the validation rows, and the C it chose there."""
 
+    position: str
     layer: str
     val_nll: float
     val_auroc: float
@@ -34,32 +43,32 @@ class LayerResult:
 class Sweep:
     """All candidates, and the one chosen by validation loss."""
 
-    layers: tuple[LayerResult, ...]
+    results: tuple[PlaceResult, ...]
     best: int
     probe: LinearProbe
 
     @property
-    def layer(self) -> str:
-        """The name of the chosen layer."""
-        return self.layers[self.best].layer
+    def chosen(self) -> PlaceResult:
+        """The place of the probe."""
+        return self.results[self.best]
 
 
-def sweep_layers(names: Sequence[str], train: Part, val: Part, *, progress: str = "probes") -> Sweep:
-    """Fit a probe on every layer and keep the one with the lowest validation NLL. Test rows play no part."""
+def sweep_places(places: Sequence[Place], train: Part, val: Part, *, progress: str = "probes") -> Sweep:
+    """Fit a probe at every place and keep the one with the lowest validation NLL. Test rows play no part."""
     probes, results = [], []
-    for index, name in enumerate(tqdm(names, desc=progress, unit="layer", disable=None, leave=False)):
+    for index, place in enumerate(tqdm(places, desc=progress, unit="probe", disable=None, leave=False)):
         probe = LinearProbe(train.states.shape[2])
         probe.fit(train.states[:, index], train.labels, val.states[:, index], val.labels)
         ranked = Ranking.of(probe.predict(val.states[:, index]))
         auroc = float(ranked.auroc(val.labels, np.ones((1, val.labels.size)))[0])
         probes.append(probe)
-        results.append(LayerResult(name, probe.val_nll_, auroc, probe.C_))
+        results.append(PlaceResult(place.position, place.layer, probe.val_nll_, auroc, probe.C_))
     best = int(np.argmin([result.val_nll for result in results]))
     return Sweep(tuple(results), best, probes[best])
 
 
 def shuffled_predictions(
-    train: Part, val: Part, test_states: np.ndarray, layer: int, *, seed: int, shuffles: int = SHUFFLES
+    train: Part, val: Part, test_states: np.ndarray, place: int, *, seed: int, shuffles: int = SHUFFLES
 ) -> np.ndarray:
     """What probes say that were trained on labels dealt out at random: (shuffles, n_test).
 
@@ -70,10 +79,10 @@ def shuffled_predictions(
     predictions = []
     for _ in tqdm(range(shuffles), desc="shuffled labels", unit="probe", disable=None, leave=False):
         probe = LinearProbe(train.states.shape[2]).fit(
-            train.states[:, layer],
+            train.states[:, place],
             rng.permutation(train.labels),
-            val.states[:, layer],
+            val.states[:, place],
             rng.permutation(val.labels),
         )
-        predictions.append(probe.predict(test_states[:, layer]))
+        predictions.append(probe.predict(test_states[:, place]))
     return np.array(predictions)

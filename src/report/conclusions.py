@@ -3,7 +3,16 @@
 from collections.abc import Mapping
 from typing import Any
 
-from src.report.words import contains, excludes_zero, figure, percent, percent_interval, with_interval
+from src.report.words import (
+    contains,
+    excludes_zero,
+    figure,
+    percent,
+    percent_interval,
+    place,
+    subjects,
+    with_interval,
+)  # fmt: skip
 
 Results = Mapping[str, Any]
 
@@ -98,7 +107,7 @@ def _probe_against_own(variant: Mapping[str, Any], name: str) -> list[str]:
     )  # fmt: skip
     probe = variant["scores"]["probe"]["all"]
     return [
-        f"A probe of the {name} model's hidden states ({variant['selected']['layer']}) tells right from wrong "
+        f"A probe of the {name} model's hidden states ({place(variant['selected'])}) tells right from wrong "
         f"{winner}: AUROC {figure(probe['auroc']['value'])}, difference {with_interval(gain, signed=True)}; its ECE is "
         f"{figure(probe['ece']['value'])} (perfect calibration: {figure(probe['ece']['calibrated_mean'])})."
     ]
@@ -111,7 +120,7 @@ def _text_only(variant: Mapping[str, Any]) -> list[str]:
     sentence = f"The question's text alone reaches AUROC {with_interval(scores['all']['auroc'])}"
     blind = [
         name for name, part in scores.items()
-        if name != "all" and contains(part["auroc"], 0.5)
+        if name in subjects(scores) and contains(part["auroc"], 0.5)
         and (variant["scores"]["probe"][name]["auroc"]["low"] or 0) > 0.5
     ]  # fmt: skip
     if blind and len(scores) <= 9:
@@ -124,7 +133,7 @@ def _text_only(variant: Mapping[str, Any]) -> list[str]:
             f"{sentence}; where it is blind and the probe is not, the probe reads knowledge, not difficulty: {shown}."
         ]
     if blind:
-        return [f"{sentence}; in {len(blind)} of {len(scores) - 1} subjects it is blind and the probe is not."]
+        return [f"{sentence}; in {len(blind)} of {len(subjects(scores))} subjects it is blind and the probe is not."]
     return [f"{sentence}."]
 
 

@@ -25,6 +25,7 @@ def render_html(results: Mapping[str, Any]) -> str:
         "SCORERS": words.SCORERS,
         "METRICS": words.METRICS,
         "figure": words.figure,
+        "place": words.place,
         "percent": words.percent,
         "with_interval": words.with_interval,
         "percent_interval": words.percent_interval,
@@ -91,11 +92,11 @@ def _figures(results: Mapping[str, Any]) -> dict[str, list[Markup]]:
         for name, variant in variants.items()
         if (bins := variant["reliability"].get(scorer))
     ]  # fmt: skip
-    subjects = next(iter(variants.values()))["scores"]["own_probability"]
+    subjects = words.subjects(next(iter(variants.values()))["scores"]["own_probability"])
     dots = [
         _svg(plots.subject_dots(variants, scorer))
         for scorer in ("probe", "own_probability", "text_only")
-        if 1 < len(subjects) <= MOST_SUBJECT_PLOTS and any(scorer in v["scores"] for v in variants.values())
+        if 0 < len(subjects) <= MOST_SUBJECT_PLOTS and any(scorer in v["scores"] for v in variants.values())
     ]
     return {"overview": overview, "reliability": diagrams, "subjects": dots}
 

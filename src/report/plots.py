@@ -1,12 +1,13 @@
 """Figures, each drawn on an Axes given or made: `(..., ax=None) -> Axes`."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from src.report.words import SCORERS, figure, layer_label
+from src.report.words import SCORERS, figure, layer_label, subjects
 
 # Okabe and Ito's palette: told apart by the colour-blind; markers differ too, for print in grey.
 COLORS = {"base": "#0072B2", "tuned": "#D55E00"}
@@ -39,22 +40,27 @@ def reliability_diagram(bins: Sequence[Mapping[str, Any]], ece: Mapping[str, Any
 
 
 def layer_curve(variants: Mapping[str, Mapping[str, Any]], *, ax: Axes | None = None) -> Axes:
-    """Validation AUROC of the probe of each layer, base and tuned on one axis; the chosen layer is ringed."""
+    """Validation AUROC of the probe of each layer, base and tuned on one axis, a line for each position.
+
+    The chosen place is ringed.
+    """
     ax = _axes(ax)
     for name, variant in variants.items():
-        layers = variant["layers"]
-        if not layers:
-            continue
-        x = range(len(layers))
-        y = [layer["val_auroc"] for layer in layers]
-        ax.plot(x, y, color=COLORS[name], marker=MARKERS[name], markersize=4, label=name)
-        best = next(i for i, layer in enumerate(layers) if layer["layer"] == variant["selected"]["layer"])
-        ax.plot([best], [y[best]], "o", markersize=12, markerfacecolor="none", color=COLORS[name])
-        ax.set_xticks(list(x), [layer_label(layer["layer"]) for layer in layers])
+        chosen = variant["selected"]
+        positions = list(dict.fromkeys(result["position"] for result in variant["layers"]))
+        for position, style in zip(positions, itertools.cycle(("-", "--", ":", "-."))):
+            results = [result for result in variant["layers"] if result["position"] == position]
+            y = [result["val_auroc"] for result in results]
+            label = name if len(positions) == 1 else f"{name}, {position}"
+            ax.plot(range(len(y)), y, style, color=COLORS[name], marker=MARKERS[name], markersize=4, label=label)
+            for x, result in enumerate(results):
+                if (position, result["layer"]) == (chosen["position"], chosen["layer"]):
+                    ax.plot([x], [y[x]], "o", markersize=12, markerfacecolor="none", color=COLORS[name])
+            ax.set_xticks(range(len(y)), [layer_label(result["layer"]) for result in results])
     ax.axhline(0.5, color="#888888", linestyle="--", linewidth=1)
     ax.set(xlabel="layer", ylabel="AUROC on validation")
     ax.set_title("Where the model knows (ring: chosen by validation loss)", fontsize=9)
-    ax.legend(frameon=False)
+    ax.legend(frameon=False, fontsize=8)
     return ax
 
 
@@ -85,10 +91,10 @@ def base_against_tuned(variants: Mapping[str, Mapping[str, Any]], metric: str, t
 
 def subject_dots(variants: Mapping[str, Mapping[str, Any]], scorer: str, *, ax: Axes | None = None) -> Axes:
     """AUROC of one scorer per subject, with intervals, base and tuned."""
-    subjects = [s for s in next(iter(variants.values()))["scores"].get(scorer, {}) if s != "all"]
-    ax = _axes(ax, (4.2, 1.2 + 0.24 * len(subjects)))
+    names = subjects(next(iter(variants.values()))["scores"].get(scorer, {}))
+    ax = _axes(ax, (4.2, 1.2 + 0.24 * len(names)))
     for offset, (name, variant) in enumerate(variants.items()):
-        for place, subject in enumerate(subjects):
+        for place, subject in enumerate(names):
             number = variant["scores"].get(scorer, {}).get(subject, {}).get("auroc", {})
             if number.get("value") is None or number["low"] is None:
                 continue
@@ -96,7 +102,7 @@ def subject_dots(variants: Mapping[str, Mapping[str, Any]], scorer: str, *, ax: 
             ax.plot([number["low"], number["high"]], [y, y], color=COLORS[name], linewidth=2)
             ax.plot([number["value"]], [y], MARKERS[name], color=COLORS[name], label=name if not place else None)
     ax.axvline(0.5, color="#888888", linestyle="--", linewidth=1)
-    ax.set_yticks(range(len(subjects)), subjects)
+    ax.set_yticks(range(len(names)), names)
     ax.invert_yaxis()
     ax.set(xlim=(0, 1), xlabel="AUROC on test")
     ax.set_title(SCORERS[scorer], fontsize=9)

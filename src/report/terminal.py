@@ -6,7 +6,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from src.report.words import SHORT, figure, percent_interval, with_interval
+from src.report.words import SHORT, figure, percent_interval, place, subjects, with_interval
 
 MOST_SUBJECTS = 8
 WIDTH = 120  # what the widest table needs
@@ -39,10 +39,10 @@ def print_report(results: Mapping[str, Any], *, console: Console | None = None) 
 def _print_notes(console: Console, name: str, variant: Mapping[str, Any]) -> None:
     if variant["truncated"]:
         console.print(f"  {name}: {variant['truncated']:,} prompts were cut to the model's context.")
-    if variant["elsewhere"]:
-        console.print(
-            f"  {name}: {variant['elsewhere']:,} answers have no token at the position asked: their last was read."
-        )
+    for position, count in variant["elsewhere"].items():
+        console.print(f"  {name}: {count:,} answers have no token at {position}: their last was read.")
+    for scorer, count in variant["unsaid"].items():
+        console.print(f"  {name}: {count:,} times it said nothing of the kind ({SHORT[scorer]}).")
     if set(variant["status"]) != {"answered"}:
         counts = ", ".join(f"{n:,} {status}" for status, n in variant["status"].items())
         console.print(f"  {name}: answers: {counts}.")
@@ -50,7 +50,7 @@ def _print_notes(console: Console, name: str, variant: Mapping[str, Any]) -> Non
 
 def _scores_table(name: str, variant: Mapping[str, Any]) -> Table:
     accuracy = percent_interval(variant["accuracy"]["all"])
-    chosen = f", probe on {variant['selected']['layer']}" if variant["selected"] else ""
+    chosen = f", probe on {place(variant['selected'])}" if variant["selected"] else ""
     table = Table(title=f"{name}: accuracy {accuracy} on test{chosen}", title_justify="left", box=None, pad_edge=False)
     for column in ("questions", "scorer", "AUROC [95 %]", "Brier", "NLL", "ECE [95 %]", "if calibrated"):
         table.add_column(column, justify="left" if column in ("questions", "scorer") else "right", no_wrap=True)
@@ -58,10 +58,10 @@ def _scores_table(name: str, variant: Mapping[str, Any]) -> Table:
     parts = list(scores["own_probability"])
     shown = parts if len(parts) <= MOST_SUBJECTS else parts[:1]
     for part in shown:
-        for place, scorer in enumerate(s for s in SHORT if part in scores.get(s, {})):
-            table.add_row(part if not place else "", SHORT[scorer], *_cells(scores[scorer][part]))
+        for row, scorer in enumerate(s for s in SHORT if part in scores.get(s, {})):
+            table.add_row(part if not row else "", SHORT[scorer], *_cells(scores[scorer][part]))
     if len(shown) < len(parts):
-        table.caption = f"({len(parts) - 1} subjects: see report.html)"
+        table.caption = f"({len(subjects(parts))} subjects: see report.html)"
         table.caption_justify = "left"
     return table
 

@@ -1,6 +1,6 @@
 """Numbers and names as people read them."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 SCORERS = {
@@ -15,6 +15,7 @@ SCORERS = {
     "least_log_probability": "The answer's least likely token",
     "perplexity": "The answer's perplexity",
     "p_true": "Asked whether its answer is true",
+    "stated": "Asked how likely its answer is right",
     "self_consistency": "Agreement of sampled answers",
     "shuffled_labels": "Control: shuffled labels",
 }
@@ -30,6 +31,7 @@ SHORT = {
     "least_log_probability": "least likely token",
     "perplexity": "perplexity",
     "p_true": "P(True)",
+    "stated": "stated confidence",
     "self_consistency": "self-consistency",
     "shuffled_labels": "shuffled labels",
 }
@@ -81,6 +83,17 @@ def excludes_zero(number: Number) -> bool:
 def contains(number: Number, value: float) -> bool:
     """Whether the interval holds `value`."""
     return number["low"] is not None and number["low"] <= value <= number["high"]
+
+
+def place(selected: Mapping[str, Any]) -> str:
+    """Where a probe reads: block.3, or block.3 at last_answer."""
+    position = selected["position"]
+    return selected["layer"] + (f" at {position}" if position != "last_prompt" else "")
+
+
+def subjects(parts: Iterable[str]) -> list[str]:
+    """The parts that are subjects, not the whole."""
+    return [part for part in parts if part not in ("all", "answered")]
 
 
 def layer_label(name: str) -> str:

@@ -12,6 +12,8 @@ from src.models.extraction.layers import EMBEDDINGS, FINAL_NORM, Anatomy
 
 # From the states of a whole pass (batch, tokens, d) to the wanted rows (n, d).
 Take = Callable[[Tensor], Tensor]
+# First and last token of each stretch of a text whose mean state is wanted; one token's state where they are the same.
+Windows = tuple[tuple[int, int], ...]
 NEXT = "next"
 
 
@@ -23,11 +25,11 @@ def forward_padded(
     model: Any,
     parts: Anatomy,
     batch: Sequence[Sequence[int]],
-    starts: Sequence[int],
+    windows: Sequence[Windows],
     layers: Sequence[str],
     candidates: Sequence[int],
 ) -> dict[str, Tensor]:
-    """States and next-token log-probabilities of every sequence, padded to one length.
+    """States and next-token log-probabilities of every window, the sequences padded to one length.
 
     Padding is on the right: under causal attention a real token never sees it, so no mask is needed and
     positions count from 0 in every row.
@@ -35,7 +37,7 @@ def forward_padded(
     Args:
         model, parts, layers, candidates: as in `forward`, which also says what is returned.
         batch: token ids.
-        starts: of each text, the token from which on states are averaged; the last one for the last token's state.
+        windows: where each text is read.
     """
     lengths = torch.tensor([len(ids) for ids in batch])
     padded = torch.zeros(len(batch), int(lengths.max()), dtype=torch.long)
@@ -43,22 +45,33 @@ def forward_padded(
         padded[row, : len(ids)] = torch.tensor(ids)
 
     def take(states: Tensor) -> Tensor:
+        if not only_last(batch, windows):
+            return read_windows(states, windows)
         rows = torch.arange(len(lengths), device=states.device)
-        if only_last(batch, starts):
-            return states[rows, (lengths - 1).to(states.device)]
-        return torch.stack([mean_of(states[row, start : len(batch[row])]) for row, start in enumerate(starts)])
+        return states[rows, (lengths - 1).to(states.device)]
 
     return forward(model, parts, {"input_ids": padded}, take, layers, candidates)
 
 
-def only_last(texts: Sequence[Sequence[int]], starts: Sequence[int]) -> bool:
+def only_last(texts: Sequence[Sequence[int]], windows: Sequence[Windows]) -> bool:
     """Whether each text's last token is all that is wanted."""
-    return all(start == len(ids) - 1 for ids, start in zip(texts, starts, strict=True))
+    return all(wanted == ((len(ids) - 1, len(ids) - 1),) for ids, wanted in zip(texts, windows, strict=True))
 
 
-def mean_of(states: Tensor) -> Tensor:
-    """(tokens, d) -> (d,) float32: the mean of half-precision states is kept as exact as it is."""
-    return states.float().mean(0)
+def read_windows(states: Sequence[Tensor] | Tensor, windows: Sequence[Windows]) -> Tensor:
+    """(rows, d): what each window holds, text by text; all float32 where one of them is a mean.
+
+    Args:
+        states: of each text (tokens, d).
+        windows: where it is read.
+    """
+    means = any(first < last for wanted in windows for first, last in wanted)
+    rows = []
+    for own, wanted in zip(states, windows, strict=True):
+        for first, last in wanted:
+            # The mean of half-precision states is kept as exact as it is.
+            rows.append(own[first : last + 1].float().mean(0) if means else own[last])
+    return torch.stack(rows)
 
 
 def forward(

@@ -12,9 +12,9 @@ from tqdm.auto import tqdm
 
 from src import files
 from src.models.extraction.cache import ActivationCache, row_key
-from src.models.extraction.capture import NEXT
+from src.models.extraction.capture import NEXT, Windows
 from src.models.extraction.cost import token_budget
-from src.models.extraction.fingerprint import fingerprint
+from src.models.extraction.fingerprint import fingerprint, quantization_of
 from src.models.extraction.keeping import Keeper
 from src.models.extraction.layers import Anatomy, anatomy
 from src.models.extraction.packed import why_not_packable
@@ -28,12 +28,12 @@ CachePolicy = Literal["optional", "required"]
 
 @dataclass(frozen=True)
 class Rows:
-    """What was read at the last token of each sequence.
+    """What was read, sequence by sequence and window by window.
 
     Attributes:
         states: layer name -> (n, d), in the model's dtype (means in float32).
         log_probabilities: (n, len(candidates)) float32, natural log over the whole vocabulary.
-        computed: how many distinct sequences went through the model; the others came from the cache.
+        computed: how many different rows went through the model; the others came from the cache.
     """
 
     states: dict[str, Tensor]
@@ -47,8 +47,8 @@ class Request:
 
     Attributes:
         job: the texts, where each is read, layers and candidates.
-        keys: what names each text's row.
-        place: (n,) for each sequence as it was given, the distinct one that it equals.
+        keys: what names each of the job's rows.
+        place: (n,) the row of each window of each sequence as it was given.
     """
 
     job: Job
@@ -64,18 +64,34 @@ class Request:
 def make_request(
     model: Any,
     sequences: Sequence[Sequence[int]],
-    starts: Sequence[int] | None,
+    windows: Sequence[Windows] | None,
     layers: Sequence[str],
     candidates: Sequence[int],
 ) -> Request:
-    """Arguments as in `read_rows`. Equal sequences become one."""
-    starts = [len(ids) - 1 for ids in sequences] if starts is None else starts
-    wanted = [(tuple(ids), start) for ids, start in zip(sequences, starts, strict=True)]
-    distinct = {one: place for place, one in enumerate(dict.fromkeys(wanted))}
-    texts, first = [ids for ids, _ in distinct], [start for _, start in distinct]
-    job = Job(model, anatomy(model), texts, first, tuple(layers), tuple(candidates))
-    keys = tuple(row_key(*one) for one in distinct)
-    return Request(job, keys, np.array([distinct[one] for one in wanted], dtype=np.int64))
+    """Arguments as in `read_rows`. Equal sequences become one, and end with the last token that is read."""
+    windows = last_tokens(sequences) if windows is None else windows
+    wanted: list[tuple[tuple[int, ...], tuple[int, int]]] = []
+    texts: dict[tuple[int, ...], dict[tuple[int, int], None]] = {}
+    # 8-bit kernels let the tokens of a pass influence each other, also those of one text: each window has its own pass.
+    together = quantization_of(model) != "8bit"
+    for ids, some in zip(sequences, windows, strict=True):
+        end = max(last for _, last in some)
+        for window in some:
+            text = tuple(ids[: (end if together else window[1]) + 1])
+            texts.setdefault(text, {})[window] = None
+            wanted.append((text, window))
+    rows = [(text, window) for text, some in texts.items() for window in some]
+    place = {row: number for number, row in enumerate(rows)}
+    job = Job(
+        model, anatomy(model), list(texts), [tuple(some) for some in texts.values()], tuple(layers), tuple(candidates)
+    )
+    keys = tuple(row_key(text[: last + 1], first) for text, (first, last) in rows)
+    return Request(job, keys, np.array([place[row] for row in wanted], dtype=np.int64))
+
+
+def last_tokens(sequences: Sequence[Sequence[int]]) -> list[Windows]:
+    """The last token of each, as windows."""
+    return [((len(ids) - 1, len(ids) - 1),) for ids in sequences]
 
 
 def cache_context(model: Any, parts: Anatomy) -> dict[str, Any]:
@@ -88,7 +104,7 @@ def read_rows(
     model: Any,
     sequences: Sequence[Sequence[int]],
     *,
-    starts: Sequence[int] | None = None,
+    windows: Sequence[Windows] | None = None,
     layers: Sequence[str] = (),
     candidates: Sequence[int] = (),
     cache_dir: str | Path | None = None,
@@ -96,16 +112,18 @@ def read_rows(
     budget: int | None = None,
     progress: str = "hidden states",
 ) -> Rows:
-    """States and next-token log-probabilities, in the order of `sequences`.
+    """States and next-token log-probabilities, in the order of `sequences`, and of the windows of each.
 
-    The state of a token depends on nothing after it, so a token in the middle is read as the last one of a shorter
-    sequence. Equal sequences are computed once. 8-bit kernels let the texts of a batch influence each other (10 % with
-    outlier channels), so an 8-bit model is given one text at a time.
+    All windows of a sequence are read in one pass; nothing after the last of them is computed. The state of a token
+    depends on nothing after it, so a row is the same whatever else is read. Equal sequences are computed once.
+    8-bit kernels let the texts of a batch influence each other (10 % with outlier channels), so an 8-bit model is given
+    one text at a time.
 
     Args:
         model: a causal language model, wrapped by PEFT or not; the adapter counts as it is switched now.
         sequences: token ids, none of them empty.
-        starts: of each, the token from which on states are averaged up to the last one; None: the last token's state.
+        windows: of each, the stretches of tokens (first, last) whose mean state is wanted, one token's where both
+            are the same; None: the last token.
         layers: canonical names, see `layer_names`.
         candidates: token ids whose log-probability as the next token is wanted.
         cache_dir: where rows are kept between calls; None: not kept.
@@ -117,7 +135,7 @@ def read_rows(
         ModelError: a text does not fit into a GPU's memory, or a state that is not finite.
         CacheError: cache_dir cannot be used, or is required and cannot be written.
     """
-    request = make_request(model, sequences, starts, layers, candidates)
+    request = make_request(model, sequences, windows, layers, candidates)
     job, table = request.job, Table(request.keys, request.quantities)
     store = None
     if cache_dir is not None:
@@ -126,7 +144,7 @@ def read_rows(
         store.fill(table)
     known = table.known()
     if not known.all():
-        _compute(job, known, table, store, budget, progress)
+        _compute(job, job.texts_known(known), table, store, budget, progress)
     return _in_order(request, table, computed=int((~known).sum()))
 
 
@@ -143,10 +161,10 @@ def _compute(
         disable=None, leave=False,
     )  # fmt: skip
     with bar, Keeper(table, store) as keeper:
-        for rows, states in run_job(job, known, budget):
+        for texts, states in run_job(job, known, budget):
             if states:
-                keeper.keep(rows, {_quantity(name, job): values for name, values in states.items()})
-                bar.update(int(lengths[rows[~known[rows]]].sum()))
+                keeper.keep(job.rows(texts), {_quantity(name, job): values for name, values in states.items()})
+                bar.update(int(lengths[texts[~known[texts]]].sum()))
 
 
 def _quantity(name: str, job: Job) -> str:
@@ -158,7 +176,7 @@ def _candidate_name(candidates: Sequence[int]) -> str:
 
 
 def _in_order(request: Request, table: Table, *, computed: int) -> Rows:
-    in_order = len(request.place) == len(request.keys)
+    in_order = np.array_equal(request.place, np.arange(len(request.keys)))
     place = torch.from_numpy(request.place)
 
     def column(name: str) -> Tensor:

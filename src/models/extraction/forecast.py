@@ -10,7 +10,7 @@ import numpy as np
 from src import machine
 from src.models.extraction import cost
 from src.models.extraction.cache import ActivationCache, peek, shards
-from src.models.extraction.capture import only_last
+from src.models.extraction.capture import Windows, only_last
 from src.models.extraction.engine import cache_context, make_request
 from src.models.extraction.layers import EMBEDDINGS
 from src.models.extraction.maintenance import contexts_like
@@ -71,7 +71,7 @@ class ExtractionPlan:
 def plan_rows(
     model: Any,
     sequences: Sequence[Sequence[int]],
-    starts: Sequence[int],
+    windows: Sequence[Windows] | None,
     layers: Sequence[str],
     *,
     candidates: Sequence[int] = (),
@@ -79,14 +79,15 @@ def plan_rows(
     budget: int | None = None,
 ) -> ExtractionPlan:
     """What `engine.read_rows` would do with the same arguments. The model may be one without weights."""
-    request = make_request(model, sequences, starts, layers, candidates)
+    request = make_request(model, sequences, windows, layers, candidates)
     job = request.job
     context = cache_context(model, job.parts)
     name = model.config._name_or_path
     folders = contexts_like(cache_dir, context, model_name=name) if cache_dir is not None else []
-    known = np.zeros(len(job.texts), dtype=bool)
+    kept = np.zeros(len(request.keys), dtype=bool)
     for folder in folders:
-        known |= _kept(folder, request.keys, request.quantities)
+        kept |= _kept(folder, request.keys, request.quantities)
+    known = job.texts_known(kept)
     if budget is None:
         recorded = next((found for folder in folders if (found := ActivationCache.recorded_budget(folder))), None)
         budget = recorded or cost.token_budget(model, job.parts, with_head=bool(candidates))
@@ -142,7 +143,7 @@ def _operations(job: Job, packs: Sequence[Pack]) -> int:
     top = top_block(job.parts, job.layers, job.candidates)
     if top is None or job.layers == (EMBEDDINGS,):
         return 0
-    sparing = only_last(job.texts, job.starts)
+    sparing = only_last(job.texts, job.windows)
     every = cost.block_operations(job.model, job.parts)
     spared = cost.block_operations(job.model, job.parts, token_wise(job.parts, top)) if sparing else 0
     width = cost.query_width(job.model, job.parts)
@@ -157,4 +158,4 @@ def _operations(job: Job, packs: Sequence[Pack]) -> int:
         attention = cost.attention_operations(job.model, job.parts, [len(beginning)], 0)
         total += top * (len(beginning) * every + attention) + len(beginning) * (every - spared)
     head = job.model.config.get_text_config(decoder=True).vocab_size * job.parts.hidden_dim
-    return total + (2 * head * sum(len(pack.rows) for pack in packs) if job.candidates else 0)
+    return total + (2 * head * sum(len(job.rows(pack.rows)) for pack in packs) if job.candidates else 0)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from src.models.extraction.attention import NotPackable, Segments, packed_attention
-from src.models.extraction.capture import Enough, block_numbers, forward, mean_of, only_last
+from src.models.extraction.capture import Enough, Windows, block_numbers, forward, only_last, read_windows
 from src.models.extraction.fingerprint import quantization_of
 from src.models.extraction.layers import FINAL_NORM, Anatomy
 
@@ -37,7 +37,7 @@ def forward_packed(
     model: Any,
     parts: Anatomy,
     texts: Sequence[Sequence[int]],
-    starts: Sequence[int],
+    windows: Sequence[Windows],
     layers: Sequence[str],
     candidates: Sequence[int],
     *,
@@ -48,7 +48,7 @@ def forward_packed(
     Args:
         model, parts, layers, candidates: as in `capture.forward`.
         texts: token ids, shortest first; with a prefix, without the shared beginning.
-        starts: of each, the token from which on states are averaged; the last one for the last token's state.
+        windows: where each is read.
         prefix: what `shared_beginning` returned.
 
     Raises:
@@ -57,8 +57,9 @@ def forward_packed(
     lengths = [len(ids) for ids in texts]
     begun = next(iter(prefix.values()))[0].shape[2] if prefix else 0
     ends = torch.tensor(lengths).cumsum(0) - 1
-    # Where means are wanted, all tokens are computed in the top block too.
-    top = top_block(parts, layers, candidates) if only_last(texts, starts) else None
+    # Where other tokens than the last ones are wanted, all are computed in the top block too.
+    sparing = only_last(texts, windows)
+    top = top_block(parts, layers, candidates) if sparing else None
     segments = Segments(lengths, prefix=prefix or {}, last_only=top)
     inputs = {
         "input_ids": torch.tensor([token for ids in texts for token in ids])[None],
@@ -67,10 +68,7 @@ def forward_packed(
     }
 
     def take(states: Tensor) -> Tensor:
-        if only_last(texts, starts):
-            return states[0, ends.to(states.device)]
-        parts_of = zip(states[0].split(lengths), starts, strict=True)
-        return torch.stack([mean_of(own[start:]) for own, start in parts_of])
+        return states[0, ends.to(states.device)] if sparing else read_windows(states[0].split(lengths), windows)
 
     with packed_attention(model), _only_rows(token_wise(parts, top), ends):
         return forward(model, parts, inputs, take, layers, candidates)

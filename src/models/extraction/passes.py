@@ -13,7 +13,7 @@ from torch import Tensor
 
 from src.errors import ModelError
 from src.models.extraction.attention import NotPackable
-from src.models.extraction.capture import forward_padded
+from src.models.extraction.capture import Windows, forward_padded
 from src.models.extraction.fingerprint import quantization_of
 from src.models.extraction.layers import Anatomy
 from src.models.extraction.packed import Prefix, forward_packed, shared_beginning, why_not_packable
@@ -34,28 +34,42 @@ class Job:
     Attributes:
         model, parts: the model and its anatomy.
         texts: token ids.
-        starts: of each text, the token from which on states are averaged; the last one for the last token's state.
+        windows: where each text is read: one row for each window, in this order.
         layers, candidates: as in `engine.read_rows`.
     """
 
     model: Any
     parts: Anatomy
     texts: Sequence[tuple[int, ...]]
-    starts: Sequence[int]
+    windows: Sequence[Windows]
     layers: tuple[str, ...]
     candidates: tuple[int, ...]
 
     @cached_property
     def means(self) -> bool:
         """Whether some state is a mean: then all are float32, whichever pass they come from."""
-        return any(start < len(ids) - 1 for ids, start in zip(self.texts, self.starts, strict=True))
+        return any(first < last for wanted in self.windows for first, last in wanted)
+
+    @cached_property
+    def _begins(self) -> np.ndarray:
+        """(texts,): the first row of each text."""
+        return np.cumsum([0, *(len(wanted) for wanted in self.windows[:-1])])
+
+    def rows(self, texts: np.ndarray) -> np.ndarray:
+        """The rows of these texts, text by text."""
+        return np.concatenate([self._begins[text] + np.arange(len(self.windows[text])) for text in texts])
+
+    def texts_known(self, known: np.ndarray) -> np.ndarray:
+        """(texts,) True where every row of a text is known."""
+        return np.logical_and.reduceat(known, self._begins)
 
 
 def plan_passes(job: Job, budget: int, *, padded: bool) -> list[Pack]:
     """A pure function of all texts and the budget, so that a call that was interrupted forms the same passes again."""
     if not padded:
         # What is averaged must be computed, so only what lies before it can be shared.
-        most = job.starts if _sees_all(job) else [0] * len(job.texts)
+        begins = [min(first for first, _ in wanted) for wanted in job.windows]
+        most = begins if _sees_all(job) else [0] * len(job.texts)
         return plan_packs(job.texts, budget, most_shared=most)
     # 8-bit kernels let the texts of a batch influence each other (10 % with outlier channels): one at a time.
     size = 1 if quantization_of(job.model) == "8bit" else budget
@@ -63,7 +77,12 @@ def plan_passes(job: Job, budget: int, *, padded: bool) -> list[Pack]:
 
 
 def run_job(job: Job, known: np.ndarray, budget: int) -> Iterator[tuple[np.ndarray, dict[str, Tensor]]]:
-    """Row numbers and states of each pass; a pass whose rows are all known is not computed, its states are empty.
+    """Texts and states of each pass (of its rows in order); one whose texts are all known is not computed: no states.
+
+    Args:
+        job: what is read.
+        known: (texts,) see `Job.texts_known`.
+        budget: the most tokens of a pass.
 
     Where a GPU's memory does not hold a pass, it and all later ones are halved.
 
@@ -136,14 +155,14 @@ class _PackedPasses:
             self.prefix = shared_beginning(job.model, job.parts, beginning, job.layers, job.candidates)
             self.beginning = beginning
         own = [job.texts[row][pack.shared :] for row in pack.rows]
-        starts = [job.starts[row] - pack.shared for row in pack.rows]
+        windows = [tuple((a - pack.shared, b - pack.shared) for a, b in job.windows[row]) for row in pack.rows]
         prefix = self.prefix if pack.shared else {}
-        return forward_packed(job.model, job.parts, own, starts, job.layers, job.candidates, prefix=prefix)
+        return forward_packed(job.model, job.parts, own, windows, job.layers, job.candidates, prefix=prefix)
 
 
 def _run_padded(job: Job, pack: Pack) -> dict[str, Tensor]:
-    texts, starts = [job.texts[row] for row in pack.rows], [job.starts[row] for row in pack.rows]
-    return forward_padded(job.model, job.parts, texts, starts, job.layers, job.candidates)
+    texts, windows = [job.texts[row] for row in pack.rows], [job.windows[row] for row in pack.rows]
+    return forward_padded(job.model, job.parts, texts, windows, job.layers, job.candidates)
 
 
 def _refusal(job: Job) -> str:
@@ -153,13 +172,13 @@ def _refusal(job: Job) -> str:
     try:
         prefix = shared_beginning(job.model, job.parts, first[:1], job.layers, job.candidates)
         own = [ids[1:] for ids in sorted(texts, key=len)]
-        last = [len(ids) - 1 for ids in own]
+        last = [((len(ids) - 1, len(ids) - 1),) for ids in own]
         packed = forward_packed(job.model, job.parts, own, last, job.layers, job.candidates, prefix=prefix)
     except NotPackable as error:
         return str(error)
     for place, ids in enumerate(sorted(texts, key=len)):
         for name, expected in forward_padded(
-            job.model, job.parts, [ids], [len(ids) - 1], job.layers, job.candidates
+            job.model, job.parts, [ids], [((len(ids) - 1, len(ids) - 1),)], job.layers, job.candidates
         ).items():
             difference = (packed[name][place].float() - expected[0].float()).norm() / expected[0].float().norm()
             if not difference <= _TOLERANCE.get(str(expected.dtype), _COARSE_TOLERANCE):

@@ -1,0 +1,48 @@
+"""Settings that are sound one by one, but make no sense together with these questions."""
+
+from src.config import Config
+from src.errors import ConfigError
+from src.pipeline.questions import Questions
+
+# Read without generating an answer; of answers from outside no thinking and no exact answer is known.
+_OF_CHOICES = ("last_prompt", "answer_letter")
+_NOT_OF_GIVEN = ("answer_letter", "end_of_thinking", "before_exact_answer", "exact_answer_first", "exact_answer_last",
+                 "after_exact_answer")  # fmt: skip
+
+
+def check_settings(config: Config, questions: Questions) -> None:
+    """Raises ConfigError, naming the setting and what to do."""
+    if questions.given:
+        _check_given(config)
+    elif questions.with_choices:
+        _check_choices(config)
+    elif "answer_letter" in config.extraction.positions and questions.marking != "letter":
+        raise ConfigError(
+            f"extraction.position names answer_letter, but answers are marked by {questions.marking!r}. Choose "
+            "exact_answer_last, or another position."
+        )
+
+
+def _check_given(config: Config) -> None:
+    baselines = config.baselines
+    if config.adapter_folder or baselines.p_true or baselines.stated or baselines.samples:
+        raise ConfigError(
+            "data.name is answered: these answers belong to one model, which is not asked again. Leave the adapter and "
+            "baselines out (an adapter can be merged into its model)."
+        )
+    for position in config.extraction.positions:
+        if position in _NOT_OF_GIVEN:
+            raise ConfigError(f"extraction.position {position!r} is not known for answers from outside.")
+
+
+def _check_choices(config: Config) -> None:
+    if config.baselines.samples:
+        raise ConfigError("baselines.samples needs answers in words, but these are chosen by likelihood. Leave it out.")
+    if config.data.unparsed == "drop":
+        raise ConfigError("data.unparsed is drop, but answers chosen by likelihood can always be read. Leave it out.")
+    for position in config.extraction.positions:
+        if position not in _OF_CHOICES:
+            raise ConfigError(
+                f"extraction.position is {position!r}, but answers that are chosen by likelihood have no such token. "
+                f"Choose {' or '.join(_OF_CHOICES)}, or set data.answer_by: generation."
+            )
