@@ -132,10 +132,10 @@ def stated_probability(text: str) -> float | None:
     found = _STATED.search(text)
     if found is None:
         return None
-    number, whole = float(found[1]), found[2]
-    share = "." in found[1] and number <= 1 and "%" not in found[0]
-    value = number / float(whole) if whole and float(whole) else number if share else number / 100
-    return value if 0 <= value <= 1 else None
+    number, of = float(found[1]), float(found[2] or 100)
+    if "." in found[1] and number <= 1 and found[2] is None and "%" not in found[0]:
+        return number
+    return number / of if number <= of and of else None
 
 
 def _mark_number(text: str, target: str) -> Mark:

@@ -1,0 +1,178 @@
+"""What a run asks for beyond the answer: several positions, stated confidence, unreadable answers, trained questions."""
+
+import json
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from src.config import load_config
+from src.data import QADataset
+from src.data.scoring import stated_probability
+from src.data.trained_on import FILE_NAME
+from src.errors import ConfigError, DataError
+from src.models.answering import answer_choices, letter_states
+from src.pipeline import run
+from src.pipeline.plan import make_plan
+from tests.test_data import write_lines
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("85%", 0.85), ("I'd say 85", 0.85), (" 0.85.", 0.85), (".5", 0.5), ("9/10", 0.9), ("85 out of 100", 0.85),
+        ("100", 1.0), ("1.0", 1.0), ("0", 0.0), ("1%", 0.01), ("0.5%", 0.005), ("99.5", 0.995), ("60-70%", 0.6),
+        ("", None), ("very sure", None), ("120%", None), ("-5", None), ("7/0", None), ("3/2", None), ("A1", None),
+    ],
+)  # fmt: skip
+def test_a_stated_probability_is_read_by_stated_rules(text, expected):
+    assert stated_probability(text) == (None if expected is None else pytest.approx(expected))
+
+
+@pytest.fixture
+def choices(tmp_path):
+    rng = np.random.default_rng(0)
+    rows = [
+        {"question": f"Which is number {n}?", "choices": ["x", "y", "z"], "answer": "ABC"[rng.integers(3)]}
+        for n in range(120)
+    ]
+    return write_lines(tmp_path / "choices.jsonl", *rows)
+
+
+def settings(tmp_path, model_folder, path, **sections):
+    config = {
+        "model": {"name": str(model_folder)},
+        "data": {"name": "custom", "path": str(path)},
+        "extraction": {"layers": [0, -1]},
+        "evaluation": {"bootstrap": 100},
+        "run": {"dir": str(tmp_path / "run")},
+    }
+    return {key: config.get(key, {}) | sections.get(key, {}) for key in config | sections}
+
+
+def test_the_state_of_the_chosen_letter_is_that_of_prompt_and_letter(model, tokenizer):
+    prompts = [f"Which is {'it ' * n}?\nA. x\nB. y\nAnswer:" for n in (1, 4, 2)]
+    answers = answer_choices(model, tokenizer, prompts, (" A", " B"))
+    found = letter_states(model, answers, [1])
+    for row, (prompt, chosen) in enumerate(zip(prompts, answers.chosen, strict=True)):
+        ids = tokenizer(prompt + (" A", " B")[chosen])["input_ids"]
+        assert list(answers.prompt_ids[row] + answers.chosen_ids[row]) == ids
+        with torch.no_grad():
+            expected = model(input_ids=torch.tensor([ids]), output_hidden_states=True).hidden_states[2][0, -1]
+        np.testing.assert_allclose(found[row, 0], expected.numpy(), atol=3e-5)
+
+
+def test_a_run_chooses_among_layers_and_positions(tmp_path, model_folder, choices):
+    extraction = {"position": ["last_prompt", "answer_letter"]}
+    results = run(settings(tmp_path, model_folder, choices, extraction=extraction)).results
+    base = results["variants"]["base"]
+    tried = [(one["position"], one["layer"]) for one in base["layers"]]
+    assert tried == [(p, f"block.{n}") for p in ("last_prompt", "answer_letter") for n in (0, 2)]
+    assert (base["selected"]["position"], base["selected"]["layer"]) in tried
+    best = min(base["layers"], key=lambda one: one["val_nll"])
+    assert (best["position"], best["layer"]) == (base["selected"]["position"], base["selected"]["layer"])
+
+
+@pytest.mark.parametrize(
+    ("sections", "message"),
+    [
+        ({"extraction": {"position": "last_answer"}}, r"'last_answer', but .* Choose last_prompt or answer_letter"),
+        ({"data": {"unparsed": "drop"}}, "can always be read"),
+        ({"data": {"answer_by": "generation", "marking": "contains"}, "extraction": {"position": "answer_letter"}},
+         "marked by 'contains'"),
+    ],
+)  # fmt: skip
+def test_settings_that_make_no_sense_together_are_named(tmp_path, model_folder, choices, sections, message):
+    with pytest.raises(ConfigError, match=message):
+        make_plan(load_config(settings(tmp_path, model_folder, choices, **sections)))
+
+
+def test_confidence_in_words_is_counted_where_there_is_none(tmp_path, model_folder, choices, monkeypatch):
+    from src.pipeline import asking_again
+
+    asked = []
+    real = asking_again.answer_freely
+
+    def every_other(model, tokenizer, prompts, **options):
+        from dataclasses import replace
+
+        asked.extend(prompts)
+        said = real(model, tokenizer, prompts, **options)
+        return replace(said, texts=tuple("80%" if n % 2 else "no idea" for n in range(len(prompts))))
+
+    monkeypatch.setattr(asking_again, "answer_freely", every_other)
+    results = run(settings(tmp_path, model_folder, choices, baselines={"stated": True})).results
+    base = results["variants"]["base"]
+    assert base["unsaid"] == {"stated": 60}
+    assert base["scores"]["stated"]["all"]["n"] == results["data"]["splits"]["test"]
+    rows = pq.read_table(tmp_path / "run" / "answers.parquet").to_pylist()
+    assert [row["stated"] for row in rows[:4]] == [None, 0.8, None, 0.8]
+    assert all(
+        f"Answer: {row['answer']}\n\nHow likely is it" in prompt for row, prompt in zip(rows, asked, strict=True)
+    )
+
+
+def test_answers_that_cannot_be_read_are_wrong_or_left_out_as_configured(tmp_path, model_folder, monkeypatch):
+    from src.pipeline import asking
+
+    rows = [{"question": f"Say {n}!", "answer": str(n % 7)} for n in range(160)]
+    path = write_lines(tmp_path / "numbers.jsonl", *rows)
+    real = asking.answer_freely
+
+    def made_up(model, tokenizer, prompts, **options):
+        from dataclasses import replace
+
+        said = real(model, tokenizer, prompts, **options)
+        texts = tuple("hm" if n % 4 == 0 else str(n % 7) if n % 3 else "8" for n in range(len(prompts)))
+        return replace(said, texts=texts, finished=np.ones(len(texts), dtype=bool))
+
+    monkeypatch.setattr(asking, "answer_freely", made_up)
+    found = {}
+    for unparsed in ("wrong", "drop"):
+        data = {"marking": "numeric", "max_new_tokens": 2, "unparsed": unparsed}
+        folder = {"dir": str(tmp_path / unparsed)}
+        found[unparsed] = run(settings(tmp_path, model_folder, path, data=data, run=folder)).results
+    counted, left_out = (found[key]["variants"]["base"] for key in ("wrong", "drop"))
+    assert counted["status"] == left_out["status"] == {"nothing found": 40, "answered": 120}
+    assert counted["scores"]["own_probability"]["answered"]["n"] < counted["scores"]["own_probability"]["all"]["n"]
+    # Left out, all that is left is what was answered.
+    assert left_out["accuracy"]["all"] == pytest.approx(counted["accuracy"]["answered"]) or (
+        left_out["accuracy"]["all"]["value"] == counted["accuracy"]["answered"]["value"]
+    )
+    assert left_out["accuracy"]["all"]["value"] > counted["accuracy"]["all"]["value"]
+    assert "answered" not in left_out["accuracy"]
+
+
+class TestTrainedOn:
+    @pytest.fixture
+    def adapter(self, tmp_path, adapter_folder):
+        import shutil
+
+        return shutil.copytree(adapter_folder, tmp_path / "tuned" / "peft_adapter")
+
+    def plan(self, tmp_path, model_folder, choices, adapter, **data):
+        model = {"tinker_lora_path": str(adapter)}
+        return make_plan(load_config(settings(tmp_path, model_folder, choices, model=model, data=data)))
+
+    @pytest.mark.parametrize("beside", [True, False])
+    def test_questions_of_the_fine_tuning_are_refused_or_tagged(self, tmp_path, model_folder, choices, adapter, beside):
+        examples = list(QADataset(choices))
+        ids = [example.id for example in examples[:7]]
+        folder = adapter.parent if beside else adapter
+        (folder / FILE_NAME).write_text(json.dumps({"dataset": "mine", "ids": [*ids, "0" * 16]}))
+        with pytest.raises(DataError, match=rf"7 of 120 questions .*'Which is number 0\?', {ids[0]}"):
+            self.plan(tmp_path, model_folder, choices, adapter)
+        marked = self.plan(tmp_path, model_folder, choices, adapter, trained_on="mark").questions.examples
+        assert [example.tag for example in marked] == ["fine-tuned on"] * 7 + ["new"] * 113
+        assert [example.id for example in marked] == [example.id for example in examples]
+
+    def test_other_questions_stay_as_they_are(self, tmp_path, model_folder, choices, adapter):
+        (adapter / FILE_NAME).write_text('{"ids": ["0000000000000000"]}')
+        assert {e.tag for e in self.plan(tmp_path, model_folder, choices, adapter).questions.examples} == {""}
+
+    @pytest.mark.parametrize("content", ["", "[]", '{"ids": 3}', '{"ids": [1]}', "{" * 5000])
+    def test_a_file_that_cannot_be_read_is_an_error(self, tmp_path, model_folder, choices, adapter, content):
+        (adapter / FILE_NAME).write_text(content)
+        with pytest.raises(DataError, match=r"trained_on\.json"):
+            self.plan(tmp_path, model_folder, choices, adapter)
