@@ -1,4 +1,4 @@
-"""What a run asks for beyond the answer: several positions, stated confidence, unreadable answers, trained questions."""
+"""Beyond the answer: several positions, stated confidence, answers that cannot be read, trained questions."""
 
 import json
 
@@ -108,9 +108,8 @@ def test_confidence_in_words_is_counted_where_there_is_none(tmp_path, model_fold
     assert base["scores"]["stated"]["all"]["n"] == results["data"]["splits"]["test"]
     rows = pq.read_table(tmp_path / "run" / "answers.parquet").to_pylist()
     assert [row["stated"] for row in rows[:4]] == [None, 0.8, None, 0.8]
-    assert all(
-        f"Answer: {row['answer']}\n\nHow likely is it" in prompt for row, prompt in zip(rows, asked, strict=True)
-    )
+    for row, prompt in zip(rows, asked, strict=True):
+        assert f"Answer: {row['answer']}\n\nHow likely is it" in prompt
 
 
 def test_answers_that_cannot_be_read_are_wrong_or_left_out_as_configured(tmp_path, model_folder, monkeypatch):
@@ -137,11 +136,51 @@ def test_answers_that_cannot_be_read_are_wrong_or_left_out_as_configured(tmp_pat
     assert counted["status"] == left_out["status"] == {"nothing found": 40, "answered": 120}
     assert counted["scores"]["own_probability"]["answered"]["n"] < counted["scores"]["own_probability"]["all"]["n"]
     # Left out, all that is left is what was answered.
-    assert left_out["accuracy"]["all"] == pytest.approx(counted["accuracy"]["answered"]) or (
-        left_out["accuracy"]["all"]["value"] == counted["accuracy"]["answered"]["value"]
-    )
+    assert left_out["accuracy"]["all"]["value"] == counted["accuracy"]["answered"]["value"]
     assert left_out["accuracy"]["all"]["value"] > counted["accuracy"]["all"]["value"]
     assert "answered" not in left_out["accuracy"]
+
+
+def test_the_probe_path_of_gsm8k_with_constructed_answers(shared, tmp_path, monkeypatch):
+    """The small real model answers none right, so half of its answers are made up, as their own tokens."""
+    from src.data import GSM8KDataset
+    from src.models.generation import FreeAnswers
+    from src.pipeline import asking
+
+    data = list(GSM8KDataset("test", path=shared / "data" / "gsm8k")[:200])
+    right = np.arange(200) % 3 > 0
+
+    def constructed(_model, tokenizer, prompts, **_options):
+        assert list(prompts) == [example.prompt for example in data]
+        texts = [
+            f"so it is\n#### {e.target}" if ok else "so it is\n#### 0.5" for e, ok in zip(data, right, strict=True)
+        ]
+        ids = [tuple(tokenizer(part)["input_ids"]) for part in prompts]
+        said = tuple(tuple(tokenizer(f"\n{text}", add_special_tokens=False)["input_ids"]) for text in texts)
+        chances = np.linspace(-2, -0.1, len(texts))
+        nothing = np.zeros(len(texts), dtype=bool)
+        return FreeAnswers(tuple(texts), chances, 2 * chances, ~nothing, (), tuple(ids), ((),) * 200, said, nothing)
+
+    monkeypatch.setattr(asking, "answer_freely", constructed)
+    config = load_config("configs/gsm8k.yaml").model_dump(mode="json")
+    config["model"]["name"] = str(shared / "models" / "stories260K")
+    config["data"] |= {"path": str(shared / "data" / "gsm8k"), "limit": 200}
+    config["baselines"] |= {"p_true": False, "stated": False, "samples": 0}
+    positions = ["last_prompt", "before_exact_answer", "exact_answer_last", "last_answer"]
+    config["extraction"] |= {"layers": [2, 4], "position": positions, "cache_dir": str(tmp_path / "c")}
+    config["evaluation"]["bootstrap"] = 100
+    base = run(config | {"run": {"dir": str(tmp_path / "run")}}).results["variants"]["base"]
+    assert base["accuracy_all_questions"] == right.mean()
+    assert base["status"] == {"answered": 200}
+    assert base["elsewhere"] == {}
+    assert len(base["layers"]) == 8
+    # The wrong answers all end alike, which any state at their end shows.
+    assert base["selected"]["position"] in ("exact_answer_last", "last_answer")
+    assert base["scores"]["probe"]["all"]["auroc"]["value"] > 0.95
+    expected = {"probe", "own_probability", "text_only", "surface", "least_log_probability", "perplexity"}
+    assert expected <= set(base["scores"])
+    rows = pq.read_table(tmp_path / "run" / "answers.parquet").to_pylist()
+    assert {row["extractor"] for row in rows} == {"number after ####"}
 
 
 class TestTrainedOn:

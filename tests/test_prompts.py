@@ -6,7 +6,7 @@ import pytest
 
 from src.config import load_config
 from src.data import Example, GSM8KDataset
-from src.data.prompts import as_chat, from_template
+from src.data.prompts import as_chat, chat_follow_up, follow_up, from_template
 from src.errors import ConfigError
 from src.models import answer_choices
 from src.pipeline.plan import make_plan
@@ -79,6 +79,11 @@ class TestChat:
         assert chatty(made.prompt)["input_ids"].count(chatty.bos_token_id) == 1
         answers = answer_choices(model, chatty, [made.prompt], made.continuations)
         assert answers.log_likelihoods.shape == (1, 2)
+
+    def test_a_question_about_an_answer_is_a_turn_of_its_own(self, chatty):
+        made = chat_follow_up(EXAMPLE.prompt, " B", "Sure?", chatty)
+        assert made == f"<|user|>{EXAMPLE.prompt}\n<|assistant|>B\n<|user|>Sure?\n<|assistant|>\n"
+        assert follow_up("Q?\nAnswer:", " B", "Sure?", cue="Say:") == "Q?\nAnswer: B\n\nSure?\nSay:"
 
     def test_a_tokenizer_that_adds_none_keeps_the_templates(self, chatty, monkeypatch):
         monkeypatch.setattr(type(chatty), "__call__", lambda *_, **__: {"input_ids": [5]})
