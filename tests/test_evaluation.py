@@ -2,19 +2,28 @@
 
 import csv
 import json
+import warnings
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.metrics import brier_score_loss, log_loss, roc_auc_score
+from sklearn.metrics import (
+    average_precision_score,
+    brier_score_loss,
+    confusion_matrix,
+    f1_score,
+    log_loss,
+    roc_auc_score,
+)
 
 from src.errors import ScoringError
 from src.evaluation import CalibrationMetrics
-from src.evaluation.calibration import Ranking, bin_index, reliability
+from src.evaluation.binning import bin_index
 from src.evaluation.comparison import differences, flips
-from src.evaluation.intervals import calibrated_null, metric_draws, question_weights, score
+from src.evaluation.intervals import calibrated_null, score
+from src.evaluation.resampling import Ranking, metric_draws, question_weights
 
 
 def metrics(p, y):
@@ -91,27 +100,135 @@ def test_weights_of_a_resample_equal_the_rows_repeated():
             "ece": m.ece(),
             "accuracy": y[rows].mean(),
         }
+        # Equal-mass bins are those of the sample itself.
+        index = np.searchsorted(metrics(p, y).bins(scheme="mass").high[:-1], p[rows])
+        sums = np.bincount(index, weights=p[rows] - y[rows])
+        expected["ece_mass"] = np.abs(sums).sum() / 60
         assert {name: draw[b] for name, draw in draws.items()} == pytest.approx(expected)
 
 
-def test_the_reference_values(shared):
+def reference_arrays(shared):
     reference = json.loads((shared / "metrics" / "reference_metrics.json").read_text())
     scope: dict = {}
     exec(reference["generator_prelude"], scope)  # noqa: S102 (a generator in a reference file of our own)
     for name, entry in reference["arrays"].items():
-        if name == "nan_one":
-            continue
         exec(entry["generator"], scope)  # noqa: S102
-        expected = entry["expected"]
-        m = metrics(scope["p"], scope["y"])
+        yield name, np.asarray(scope["p"], dtype=float), np.asarray(scope["y"]), entry["expected"]
+
+
+def test_the_reference_values(shared):
+    seen = 0
+    for name, p, y, expected in reference_arrays(shared):
+        if name == "nan_one":
+            with pytest.raises(ScoringError, match="1 NaN or infinite values, the first at index 3"):
+                CalibrationMetrics(np.ones_like(y), p, y)
+            continue
+        m, corp = metrics(p, y), metrics(p, y).corp()
+        murphy = m.murphy()
+        found = {
+            "ece_em15_ties_kept_together": m.ece(scheme="mass"),
+            "nonempty_bins_em15_ties_kept_together": m.bins(scheme="mass").n.size,
+            "brier": m.brier(), "nll_clip_1e-15": m.nll(), "aurc_ties_expected": m.aurc(), "e_aurc": m.e_aurc(),
+            "ks_at_distinct_p": m.ks(), "mean_p": m.confidences.mean(), "base_rate": m.labels.mean(),
+            "corp": {"mcb": corp.mcb, "dsc": corp.dsc, "unc": corp.unc},
+            "murphy_ew15_rightclosed": {"rel": murphy.rel, "res": murphy.res, "unc": murphy.unc},
+            "ece_sweep_em": dict(zip(("value", "bins"), m.sweep_ece(), strict=True)),
+        }  # fmt: skip
+        if expected["auroc"] is not None:
+            found["auroc"] = m.auroc()
         for closed in ("left", "right"):
-            for bins in (10, 15):
-                key = f"ece_ew{bins}_{closed}closed"
-                assert m.ece(bins, closed=closed) == pytest.approx(expected[key], abs=1e-12), (name, key)
-        assert m.brier() == pytest.approx(expected["brier"], abs=1e-12), name
-        assert m.nll() == pytest.approx(expected["nll_clip_1e-15"], abs=1e-9), name
-        if isinstance(expected["auroc"], float):
-            assert m.auroc() == pytest.approx(expected["auroc"], abs=1e-9), name
+            bins = m.bins(closed=closed)
+            found |= {f"ece_ew{n}_{closed}closed": m.ece(n, closed=closed) for n in (10, 15)}
+            numbers = {"mce": bins.mce()[0], "ace": bins.ace(), "rmsce": bins.rmsce(), "nonempty_bins": bins.n.size}
+            found |= {f"{key}_ew15_{closed}closed": value for key, value in numbers.items()}
+        for key, value in found.items():
+            if isinstance(expected.get(key), dict | float | int):
+                assert value == pytest.approx(expected[key], abs=1e-9), (name, key)
+                seen += 1
+        # Values near 0 are square roots, and smooth ECE lives on a grid.
+        for closed in ("left", "right"):
+            debiased = m.bins(closed=closed).l2_debiased()
+            assert debiased == pytest.approx(expected[f"l2_debiased_ew15_{closed}closed"], abs=1e-7), name
+        assert m.l2_debiased() == pytest.approx(expected["l2_debiased_em15_ties_kept_together"], abs=1e-7), name
+        assert m.smooth_ece() == pytest.approx(expected["smece_exact_fixed_point"], abs=1e-6), name
+        assert m.ece() == pytest.approx(m.bins().ece(), abs=1e-12), name
+        assert m.brier() == pytest.approx(corp.mcb - corp.dsc + corp.unc, abs=1e-12), name
+    assert seen > 150
+
+
+def test_the_readings_and_edges_of_the_reference(shared):
+    reference = json.loads((shared / "metrics" / "reference_metrics.json").read_text())
+    for case in reference["small_edge_cases"]:
+        m = CalibrationMetrics(np.ones(len(case["p"])), case["p"], case["y"])
+        for closed in ("left", "right"):
+            assert m.ece(case["bins"], closed=closed) == pytest.approx(case[f"ece_{closed}closed"], abs=1e-12)
+    for name, p, y, _ in reference_arrays(shared):
+        readings = reference["readings_15_bins_leftclosed"].get(name)
+        if readings:
+            assert metrics(p, y).ece(closed="left") == pytest.approx(readings["A_label_vs_p"], abs=1e-9)
+            top = CalibrationMetrics.from_top_label(p > 0.5, np.maximum(p, 1 - p), y)
+            assert top.ece(closed="left") == pytest.approx(readings["C_hit_vs_top"], abs=1e-9)
+
+
+@given(pairs)
+@settings(max_examples=30, deadline=None)
+def test_rank_metrics_depend_on_no_order_and_no_copy(rows):
+    p, y = (np.array(column, dtype=float) for column in zip(*rows, strict=True))
+    m, shuffled = metrics(p, y), np.random.default_rng(0).permutation(p.size)
+    again, thrice = metrics(p[shuffled], y[shuffled]), metrics(np.tile(p, 3), np.tile(y, 3))
+    assert again.summary() == pytest.approx(m.summary(), abs=1e-12, nan_ok=True)
+    for name in ("brier", "nll", "ks", "smooth_ece", "auprc"):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            assert getattr(thrice, name)() == pytest.approx(getattr(m, name)(), abs=1e-9, nan_ok=True)
+    assert m.ece() <= m.mce()[0] + 1e-12
+    assert m.ranked.aurc_of_ideal() - 1e-12 >= 0 or y.mean() == 1
+    assert m.ranked.aurc_of_ideal() - 1e-12 <= m.aurc() <= 1
+    assert m.accuracy_at(1.0) == pytest.approx(y.mean())
+    corp = m.corp()
+    assert min(corp.mcb, corp.dsc) >= -1e-12
+
+
+def one_by_one_risks(p, y):
+    """AURC by its definition: the mean over many orders of the rows of a tie."""
+    rng = np.random.default_rng(0)
+    risks = []
+    for _ in range(4000):
+        order = np.lexsort((rng.random(p.size), -p))
+        risks.append(np.cumsum(1 - y[order]) / np.arange(1, p.size + 1))
+    return np.mean(risks, axis=0)
+
+
+def test_answering_the_most_confident_only():
+    p = np.array([0.9, 0.7, 0.7, 0.7, 0.4, 0.2, 0.2, 0.1])
+    y = np.array([1, 1, 0, 0, 1, 0, 1, 0.0])
+    m, risks = metrics(p, y), one_by_one_risks(p, y)
+    assert m.aurc() == pytest.approx(risks.mean(), abs=5e-3)
+    for k in range(1, 9):
+        assert m.accuracy_at(k / 8) == pytest.approx(1 - risks[k - 1], abs=2e-2)
+    assert m.coverage_at(0.0) == 1 / 8
+    assert m.coverage_at(0.5) == 1.0
+    assert m.coverage_at(0.42) == 5 / 8
+    assert metrics(y, y).prr() == pytest.approx(1)
+    assert metrics(np.full(8, 0.5), y).prr() == pytest.approx(0, abs=1e-12)
+    with pytest.raises(ScoringError, match=r"coverage=0: a share above 0"):
+        m.accuracy_at(0)
+
+
+def test_auprc_f1_and_confusion_equal_scikit_learn():
+    p, y = sample(300, seed=5)
+    p = np.round(p, 2)
+    m = metrics(p, y)
+    assert m.auprc() == pytest.approx(average_precision_score(y, p))
+    assert m.f1() == pytest.approx(f1_score(y, p > 0.5))
+    assert m.confusion().tolist() == confusion_matrix(y, p > 0.5).tolist()
+    assert np.isnan(metrics([0.1, 0.2], [0, 0]).f1())
+
+
+def test_a_sweep_of_rising_labels_has_a_bin_for_every_confidence():
+    assert metrics([0.1, 0.4, 0.4, 0.9], [0, 0, 1, 1]).sweep_ece()[1] == 3
+    p, y = sample(50_000, seed=2)
+    assert metrics(p, np.ones_like(y)).sweep_ece()[1] == 50_000
 
 
 def test_real_confidences_give_the_known_figures(shared):
@@ -125,6 +242,8 @@ def test_real_confidences_give_the_known_figures(shared):
         assert m.auroc() == pytest.approx(expected["auroc_msp"], abs=1e-9)
         assert m.brier() == pytest.approx(expected["brier"], abs=1e-9)
         assert m.ece(10) == pytest.approx(expected["ece10_uniform"], abs=1e-9)
+        assert m.bins(10, scheme="quantile").outside == (m.confidences == 1).sum()
+        assert m.ace(10, scheme="quantile") == pytest.approx(expected["ece10_quantile_unweighted"], abs=1e-9)
 
 
 def test_one_class_is_undefined_and_said():
@@ -157,7 +276,7 @@ def test_bad_input_is_refused_with_the_value(p, y, message):
 
 
 def test_the_other_reading_is_refused_and_both_are_named():
-    with pytest.raises(ScoringError, match=r"confidences > 0\.5.*predicted == true"):
+    with pytest.raises(ScoringError, match=r"confidences > 0\.5.*from_top_label"):
         CalibrationMetrics([0, 1, 1], [0.9, 0.6, 0.8], [1, 1, 0])
     assert CalibrationMetrics([0, 1, 1], [0.6, 0.7, 0.8], [1, 1, 0]).accuracy() == pytest.approx(1 / 3)
 
@@ -173,9 +292,11 @@ def test_tensors_of_any_precision_and_columns_are_taken():
 
 def test_reliability_bins_hold_every_row_once():
     p, y = sample(300)
-    bins = reliability(p, y)
-    assert sum(b.n for b in bins) == 300
-    assert sum(b.n * abs(b.confidence - b.accuracy) for b in bins) / 300 == pytest.approx(metrics(p, y).ece())
+    for scheme in ("width", "mass", "quantile"):
+        bins = metrics(p, y).bins(scheme=scheme).rows()
+        assert sum(b["n"] for b in bins) == 300
+        ece = sum(b["n"] * abs(b["confidence"] - b["accuracy"]) for b in bins) / 300
+        assert ece == pytest.approx(metrics(p, y).ece(scheme=scheme))
 
 
 def test_resamples_keep_the_rows_of_a_question_together():

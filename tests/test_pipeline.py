@@ -67,6 +67,7 @@ def test_base_against_tuned_leaves_everything_a_person_needs(tmp_path, model_fol
         "brier",
         "nll",
         "ece",
+        "ece_mass",
     }
     assert sum(results["data"]["splits"].values()) == 150
     with (folder / "questions.csv").open() as file:

@@ -4,26 +4,46 @@ The reading is the event's own: in each bin, how often the answer was right agai
 (Other libraries compare with max(p, 1 - p), which hides a bias that is symmetric around .5.)
 """
 
+import logging
 import warnings
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 
 from src.errors import ScoringError
+from src.evaluation.binning import DEFAULT_BINS, Bins, Closed, Scheme, equal_width_ece
 from src.evaluation.inputs import as_labels, as_probabilities, as_vector, check_same_length
+from src.evaluation.ranking import Ranked
+from src.evaluation.smooth import smooth_ece
 
-Closed = Literal["left", "right"]
+log = logging.getLogger(__name__)
 
-DEFAULT_BINS = 15
-NLL_CLIP = 1e-15
+
+@dataclass(frozen=True)
+class Corp:
+    """Brier = mcb - dsc + unc: miscalibration, discrimination, and the uncertainty of the labels."""
+
+    mcb: float
+    dsc: float
+    unc: float
+
+
+@dataclass(frozen=True)
+class Murphy:
+    """Reliability, resolution and uncertainty of binned confidences."""
+
+    rel: float
+    res: float
+    unc: float
 
 
 class CalibrationMetrics:
-    """Metrics of one set of confidences.
+    """Metrics of one set of confidences. The rows are sorted once, when the first metric needs it.
 
     Args:
-        predictions: (n,) 0/1, the confidences cut at a threshold; they feed accuracy only.
+        predictions: (n,) 0/1, the confidences cut at a threshold; they feed accuracy, F1 and the confusion matrix only.
         confidences: (n,) P(label = 1), within [0, 1]; numpy, torch or a list.
         labels: (n,) 1 where the model's answer was correct, else 0.
 
@@ -40,125 +60,198 @@ class CalibrationMetrics:
         check_same_length(predictions=self.predictions, confidences=self.confidences, labels=self.labels)
         self._check_reading()
 
+    @classmethod
+    def from_top_label(cls, predicted: Any, confidences: Any, true: Any) -> "CalibrationMetrics":
+        """The other reading: each confidence is that of the predicted class, which is right or not.
+
+        Args:
+            predicted, true: (n,) classes, as whole numbers.
+            confidences: (n,) of the predicted class.
+        """
+        predicted, true = as_vector(predicted, "predicted"), as_vector(true, "true")
+        check_same_length(predicted=predicted, true=true)
+        return cls(np.ones(predicted.size), confidences, predicted == true)
+
     def _check_reading(self) -> None:
         below, above = (self.confidences[self.predictions == side] for side in (0, 1))
         if below.size and above.size and below.max() > 0.5 and below.max() > above.min():
             raise ScoringError(
                 "The predictions are no threshold of the confidences, and some predicted 0 have a confidence "
                 "above .5. If a confidence is P(label = 1), pass CalibrationMetrics(confidences > 0.5, "
-                "confidences, labels); if it belongs to the predicted class, pass np.ones(n) as predictions, "
-                "the confidences, and predicted == true as labels."
+                "confidences, labels); if it belongs to the predicted class, use "
+                "CalibrationMetrics.from_top_label(predicted, confidences, true)."
             )
 
-    def ece(self, bins: int = DEFAULT_BINS, *, closed: Closed = "right") -> float:
+    @cached_property
+    def ranked(self) -> Ranked:
+        """The rows by confidence."""
+        return Ranked.of(self.confidences, self.labels)
+
+    def bins(self, bins: int = DEFAULT_BINS, *, scheme: Scheme = "width", closed: Closed = "right") -> Bins:
+        """The rows in bins, those without rows left out; see `Ranked.bins`."""
+        if bins < 1:
+            raise ScoringError(f"bins={bins}: at least one is needed.")
+        found = self.ranked.bins(bins, scheme=scheme, closed=closed)
+        if found.outside:
+            log.warning("%d of %d confidences are exactly 1: in no bin of %r.", found.outside, self.labels.size, scheme)
+        return found
+
+    def ece(self, bins: int = DEFAULT_BINS, *, scheme: Scheme = "width", closed: Closed = "right") -> float:
         """Expected calibration error: mean over rows of |mean confidence - accuracy| of the row's bin.
 
-        Equal-width bins with edges `numpy.linspace(0, 1, bins + 1)` (Guo et al. 2017, arXiv 1706.04599). A
-        perfectly calibrated model does not score 0: see `src.evaluation.intervals.calibrated_null`.
+        Guo et al. 2017 (arXiv 1706.04599). A perfectly calibrated model does not score 0: see
+        `src.evaluation.intervals.calibrated_null`.
 
         Args:
             bins: how many.
-            closed: "right" bins are (a, b], the first also holds 0; "left" ones are [a, b), the last holds 1.
+            scheme: "width": equal-width bins with edges `numpy.linspace(0, 1, bins + 1)`; "mass": as many rows in each,
+                equal confidences together; "quantile": edges at quantiles, [a, b).
+            closed: equal-width bins are (a, b], the first also holds 0; or [a, b), the last holds 1.
         """
-        index = bin_index(self.confidences, bins, closed)
-        gaps = np.bincount(index, weights=self.confidences - self.labels, minlength=bins)
-        return float(np.abs(gaps).sum() / self.labels.size)
+        if scheme == "width":
+            return equal_width_ece(self.confidences, self.labels, bins, closed)
+        return self.bins(bins, scheme=scheme).ece()
+
+    def ace(self, bins: int = DEFAULT_BINS, *, scheme: Scheme = "width", closed: Closed = "right") -> float:
+        """As `ece`, as a mean over bins: with scheme="quantile" the figure of Plaut et al. (arXiv 2402.13213)."""
+        return self.bins(bins, scheme=scheme, closed=closed).ace()
+
+    def mce(self, bins: int = DEFAULT_BINS, *, scheme: Scheme = "width", closed: Closed = "right") -> tuple[float, int]:
+        """The largest gap of a bin, and how many rows that bin holds: of few rows it says little."""
+        return self.bins(bins, scheme=scheme, closed=closed).mce()
+
+    def l2_debiased(self, bins: int = DEFAULT_BINS, *, scheme: Scheme = "mass") -> float:
+        """Root mean squared gap, less its value for a calibrated model (Kumar et al. 2019, arXiv 1909.10155)."""
+        return self.bins(bins, scheme=scheme).l2_debiased()
+
+    def sweep_ece(self) -> tuple[float, int]:
+        """ECE with as many equal-mass bins as keep accuracy rising, and their number (arXiv 2012.08668)."""
+        return self.ranked.sweep()
+
+    def smooth_ece(self) -> float:
+        """Calibration error without bins (Blasiok and Nakkiran 2023, arXiv 2309.12236), as its exact fixed point."""
+        ranked = self.ranked
+        return smooth_ece(ranked.values, ranked.n * ranked.values - ranked.right, ranked.total)
+
+    def ks(self) -> float:
+        """Kolmogorov-Smirnov calibration error (arXiv 2006.12800), at distinct confidences."""
+        return self.ranked.ks()
 
     def brier(self) -> float:
         """Mean squared difference between confidence and label (Brier 1950)."""
-        return float(np.mean((self.confidences - self.labels) ** 2))
+        return self.ranked.brier()
+
+    def murphy(self, bins: int = DEFAULT_BINS) -> Murphy:
+        """Reliability, resolution, uncertainty of equal-width bins (Murphy 1973): Brier but for the spread in bins."""
+        return Murphy(*self.bins(bins).murphy())
+
+    def corp(self) -> Corp:
+        """The exact decomposition of Brier by isotonic regression (Dimitriadis et al. 2021, arXiv 2008.03033)."""
+        return Corp(*self.ranked.corp())
 
     def nll(self) -> float:
         """Mean negative log-likelihood in nats; confidences are clipped to [1e-15, 1 - 1e-15]."""
-        return float(row_nll(self.confidences, self.labels).mean())
+        return self.ranked.nll()
 
     def auroc(self) -> float:
         """P(a correct answer has the higher confidence), ties counting half.
 
         NaN, with a warning that names the class, where all answers are right or all are wrong.
         """
-        value = Ranking.of(self.confidences).auroc(self.labels, np.ones((1, self.labels.size)))[0]
+        return self._of_two_classes("AUROC", self.ranked.auroc())
+
+    def auprc(self) -> float:
+        """Average precision of finding the right answers; NaN with a warning as `auroc`."""
+        return self._of_two_classes("AUPRC", self.ranked.auprc())
+
+    def _of_two_classes(self, name: str, value: float) -> float:
         if np.isnan(value):
-            warnings.warn(f"AUROC is undefined: every label is {self.labels[0]:.0f}.", stacklevel=2)
-        return float(value)
+            warnings.warn(f"{name} is undefined: every label is {self.labels[0]:.0f}.", stacklevel=3)
+        return value
+
+    def aurc(self) -> float:
+        """Mean share of wrong answers among the k most confident, over all k (arXiv 1805.08206); lower is better."""
+        return self.ranked.aurc()
+
+    def e_aurc(self) -> float:
+        """`aurc` less that of the ideal ranking."""
+        return self.ranked.aurc() - self.ranked.aurc_of_ideal()
+
+    def prr(self) -> float:
+        """Prediction-rejection ratio: how much of the way from random to ideal the ranking comes (arXiv 2104.04236).
+
+        1 is ideal, 0 random; NaN where all answers are right or all are wrong.
+        """
+        random, ideal = 1 - self.ranked.base_rate, self.ranked.aurc_of_ideal()
+        return (random - self.aurc()) / (random - ideal) if not self.ranked.one_class else float("nan")
+
+    def accuracy_at(self, coverage: float) -> float:
+        """Accuracy where only this share of the questions, the most confident ones, is answered.
+
+        Raises:
+            ScoringError: a coverage outside (0, 1].
+        """
+        if not 0 < coverage <= 1:
+            raise ScoringError(f"coverage={coverage}: a share above 0 and up to 1 is needed.")
+        return self.ranked.accuracy_at(coverage)
+
+    def coverage_at(self, risk: float) -> float:
+        """The largest share that can be answered with at most this share of it wrong, on these very rows.
+
+        A threshold chosen so promises nothing for other rows: see `src.evaluation.selective`.
+        """
+        return self.ranked.coverage_at(risk)
 
     def accuracy(self) -> float:
         """Share of rows whose prediction equals the label."""
         return float(np.mean(self.predictions == self.labels))
 
+    def confusion(self) -> np.ndarray:
+        """(2, 2) counts: [label, prediction]."""
+        pairs = (2 * self.labels + self.predictions).astype(np.intp)
+        return np.bincount(pairs, minlength=4).reshape(2, 2)
+
+    def f1(self) -> float:
+        """Harmonic mean of precision and recall of the predictions; NaN where nothing is right or predicted right."""
+        (_, false), (missed, hits) = self.confusion()
+        return float(2 * hits / (2 * hits + false + missed)) if hits + false + missed else float("nan")
+
     def summary(self) -> dict[str, float]:
-        """All of the above, with the number of rows and the share of correct answers (`base_rate`)."""
+        """Every metric under its name; of one class, AUROC, AUPRC and PRR are NaN.
+
+        Beside them: `n`, `base_rate` (the share that is right), `mce_n` and `sweep_bins` (counts of `mce` and
+        `sweep_ece`). A note is logged where there are fewer rows than bins.
+        """
+        n = self.labels.size
+        if n < DEFAULT_BINS:
+            log.warning("%d rows in %d bins: most bins hold single rows, and ECE says little.", n, DEFAULT_BINS)
+        width, mass = self.bins(), self.bins(scheme="mass")
+        (mce, mce_n), (sweep, sweep_bins) = width.mce(), self.sweep_ece()
+        aurc, ideal = self.ranked.aurc(), self.ranked.aurc_of_ideal()
         return {
-            "n": self.labels.size,
-            "base_rate": float(self.labels.mean()),
+            "n": n,
+            "base_rate": self.ranked.base_rate,
             "accuracy": self.accuracy(),
-            "auroc": self.auroc(),
+            "f1": self.f1(),
+            "auroc": self.ranked.auroc(),
+            "auprc": self.ranked.auprc(),
             "brier": self.brier(),
             "nll": self.nll(),
-            "ece": self.ece(),
+            "ece": width.ece(),
+            "ece_mass": mass.ece(),
+            "mce": mce,
+            "mce_n": mce_n,
+            "l2_debiased": mass.l2_debiased(),
+            "sweep_ece": sweep,
+            "sweep_bins": sweep_bins,
+            "smooth_ece": self.smooth_ece(),
+            "ks": self.ks(),
+            "aurc": aurc,
+            "e_aurc": aurc - ideal,
+            "prr": self.prr(),
+            **{f"accuracy_at_{coverage:g}": self.accuracy_at(coverage) for coverage in (0.5, 0.8, 0.9)},
+            **asdict(self.corp()),
         }
 
     def __repr__(self) -> str:
         return f"CalibrationMetrics(n={self.labels.size}, ece={self.ece():.4f}, brier={self.brier():.4f})"
-
-
-@dataclass(frozen=True)
-class Bin:
-    """One bar of a reliability diagram: its edges, its rows, their mean confidence and accuracy."""
-
-    low: float
-    high: float
-    n: int
-    confidence: float
-    accuracy: float
-
-
-def reliability(confidences: Any, labels: Any, bins: int = DEFAULT_BINS, *, closed: Closed = "right") -> list[Bin]:
-    """The non-empty equal-width bins, in order."""
-    p, y = as_vector(confidences, "confidences"), as_vector(labels, "labels")
-    index, edges = bin_index(p, bins, closed), np.linspace(0, 1, bins + 1)
-    counts = np.bincount(index, minlength=bins)
-    sums = [np.bincount(index, weights=values, minlength=bins) for values in (p, y)]
-    return [
-        Bin(float(edges[b]), float(edges[b + 1]), int(n), *(float(total[b] / n) for total in sums))
-        for b, n in enumerate(counts)
-        if n
-    ]
-
-
-def bin_index(p: np.ndarray, bins: int, closed: Closed = "right") -> np.ndarray:
-    """The bin of each confidence, compared with the true edges: flooring p * bins would misplace edges."""
-    if bins < 1:
-        raise ScoringError(f"bins={bins}: at least one is needed.")
-    inner = np.linspace(0, 1, bins + 1)[1:-1]
-    return np.searchsorted(inner, p, side="left" if closed == "right" else "right")
-
-
-def row_nll(p: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Negative log-likelihood of each row in nats, with the clip named above."""
-    clipped = p.clip(NLL_CLIP, 1 - NLL_CLIP)
-    return -np.where(y == 1, np.log(clipped), np.log1p(-clipped))
-
-
-@dataclass(frozen=True)
-class Ranking:
-    """Confidences sorted once, for any number of weightings of the same rows."""
-
-    order: np.ndarray
-    starts: np.ndarray  # first place of each distinct value
-
-    @classmethod
-    def of(cls, p: np.ndarray) -> "Ranking":
-        """Sort the confidences; equal values form one step."""
-        order = np.argsort(p, kind="stable")
-        ranked = p[order]
-        return cls(order, np.flatnonzero(np.r_[True, ranked[1:] != ranked[:-1]]))
-
-    def auroc(self, y: np.ndarray, weights: np.ndarray) -> np.ndarray:
-        """(B,) areas under the ROC curve for row weights (B, n); NaN where a class has no weight."""
-        right = np.add.reduceat(weights[:, self.order] * y[self.order], self.starts, axis=1)
-        wrong = np.add.reduceat(weights[:, self.order] * (1 - y[self.order]), self.starts, axis=1)
-        below = np.cumsum(wrong, axis=1) - wrong / 2
-        pairs = right.sum(axis=1) * wrong.sum(axis=1)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            return np.where(pairs > 0, (right * below).sum(axis=1) / pairs, np.nan)

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import binomtest
 
-from src.evaluation.intervals import METRICS, Estimate, Scored, interval
+from src.evaluation.intervals import Estimate, Scored, interval
+from src.evaluation.resampling import METRICS
 
 
 def differences(before: Scored, after: Scored) -> dict[str, Estimate]:

@@ -4,11 +4,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from src.evaluation.calibration import DEFAULT_BINS, Closed, Ranking, bin_index, row_nll
+from src.evaluation.binning import DEFAULT_BINS, Closed, Scheme, bin_index
+from src.evaluation.resampling import METRICS, equal_mass_index, metric_draws
 
-METRICS = ("accuracy", "auroc", "brier", "nll", "ece")
 LEVEL = 0.95
-_BLOCK = 4_000_000  # weights held at once (float64): 32 MB
 
 
 @dataclass(frozen=True)
@@ -23,61 +22,6 @@ class Estimate:
     def contains(self, number: float) -> bool:
         """Whether the interval holds `number`."""
         return bool(self.low <= number <= self.high)
-
-
-def question_weights(groups: np.ndarray, resamples: int, seed: int) -> np.ndarray:
-    """How often each row occurs in each bootstrap resample, drawn by question.
-
-    Rows of one group (the same question) come and go together. Used for two models on the same questions,
-    the same weights make their comparison a paired one.
-
-    Args:
-        groups: (n,) the question of each row, as any integers.
-        resamples: how many.
-        seed: of the draws.
-
-    Returns:
-        uint16 (resamples, n).
-    """
-    _, row_group = np.unique(groups, return_inverse=True)
-    n_groups = int(row_group.max()) + 1
-    rng = np.random.default_rng(seed)
-    counts = np.empty((resamples, n_groups), dtype=np.uint16)
-    for row in counts:
-        row[:] = np.bincount(rng.integers(n_groups, size=n_groups), minlength=n_groups)
-    return counts[:, row_group]
-
-
-def metric_draws(p: np.ndarray, y: np.ndarray, weights: np.ndarray, *, bins: int = DEFAULT_BINS,
-                 closed: Closed = "right") -> dict[str, np.ndarray]:  # fmt: skip
-    """Every metric of `METRICS` for every row weighting (B, n): name -> (B,).
-
-    Accuracy is that of the model's answers (the weighted mean of y). The confidences are sorted and binned
-    once; a resample then costs two matrix products.
-    """
-    ranking, index = Ranking.of(p), bin_index(p, bins, closed)
-    gaps = np.zeros((p.size, bins))
-    gaps[np.arange(p.size), index] = p - y
-    columns = np.column_stack([np.ones_like(p), y, (p - y) ** 2, row_nll(p, y), gaps])
-    step = max(1, _BLOCK // p.size)
-    parts = [
-        _draw_block(block.astype(np.float64), columns, ranking, y)
-        for block in (weights[start : start + step] for start in range(0, len(weights), step))
-    ]
-    return {name: np.concatenate([part[name] for part in parts]) for name in METRICS}
-
-
-def _draw_block(weights: np.ndarray, columns: np.ndarray, ranking: Ranking, y: np.ndarray) -> dict[str, np.ndarray]:
-    sums = weights @ columns
-    # A small subject can be absent from a resample: its draw has no value then.
-    total = np.where(sums[:, 0] > 0, sums[:, 0], np.nan)
-    return {
-        "accuracy": sums[:, 1] / total,
-        "auroc": ranking.auroc(y, weights),
-        "brier": sums[:, 2] / total,
-        "nll": sums[:, 3] / total,
-        "ece": np.abs(sums[:, 4:]).sum(axis=1) / total,
-    }
 
 
 def interval(draws: np.ndarray, level: float = LEVEL) -> tuple[float, float]:
@@ -128,14 +72,14 @@ class Null:
     q95: float
 
 
-def calibrated_null(p: np.ndarray, *, bins: int = DEFAULT_BINS, closed: Closed = "right", draws: int = 500,
-                    seed: int = 0) -> Null:  # fmt: skip
+def calibrated_null(p: np.ndarray, *, bins: int = DEFAULT_BINS, scheme: Scheme = "width", closed: Closed = "right",
+                    draws: int = 500, seed: int = 0) -> Null:  # fmt: skip
     """Keep the confidences, draw labels y ~ Bernoulli(p), and compute the ECE of each draw.
 
     An ECE means nothing beside this floor: at 200 rows a perfect model scores .08 on average.
     """
     rng = np.random.default_rng(seed)
-    index = bin_index(p, bins, closed)
+    index = bin_index(p, bins, closed) if scheme == "width" else equal_mass_index(p, bins)
     scores = [
         np.abs(np.bincount(index, weights=p - (rng.random(p.size) < p), minlength=bins)).sum() / p.size
         for _ in range(draws)

@@ -8,14 +8,17 @@ import numpy as np
 
 from src.config import EvaluationConfig
 from src.data.example import Example
-from src.evaluation.calibration import Ranking, reliability
+from src.evaluation.binning import Scheme
 from src.evaluation.comparison import differences, flips
-from src.evaluation.intervals import Estimate, Scored, calibrated_null, interval, question_weights, score
+from src.evaluation.intervals import Estimate, Scored, calibrated_null, interval, score
+from src.evaluation.ranking import Ranked
+from src.evaluation.resampling import Ranking, question_weights
 from src.pipeline.asked import Asked
 from src.pipeline.probing import OWN, PROBE, TEXT, Probed
 from src.probes.sweep import PlaceResult
 
 ALL, ANSWERED = "all", "answered"
+_BINNED: dict[str, Scheme] = {"ece": "width", "ece_mass": "mass"}
 # The other baselines are judged on all questions only.
 BY_SUBJECT = (PROBE, OWN, TEXT)
 
@@ -88,7 +91,7 @@ class Judge:
             "scores": scores,
             "advantages": _advantages(scored),
             "reliability": {
-                name: [asdict(b) for b in reliability(p, y, self.bins)]
+                name: Ranked.of(p, y).bins(self.bins).rows()
                 for name, p in probed.confidences.items()
                 if name in BY_SUBJECT
             },
@@ -102,10 +105,11 @@ class Judge:
         scores = {}
         for name in scored:
             part = self.parts()[name]
-            null = calibrated_null(p[part], bins=self.bins, seed=self.seed)
             numbers = {metric: _number(found) for metric, found in scored[name].estimates().items()}
             del numbers["accuracy"]  # the model's, not the scorer's
-            numbers["ece"] |= {"calibrated_mean": null.mean, "calibrated_q95": null.q95}
+            for metric, scheme in _BINNED.items():
+                null = calibrated_null(p[part], bins=self.bins, scheme=scheme, seed=self.seed)
+                numbers[metric] |= {"calibrated_mean": null.mean, "calibrated_q95": null.q95}
             scores[name] = {"n": int(part.sum())} | numbers
         return scores
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from tqdm.auto import tqdm
 
-from src.evaluation.calibration import Ranking
+from src.evaluation.ranking import Ranked
 from src.probes.linear import LinearProbe
 
 SHUFFLES = 20
@@ -59,8 +59,7 @@ def sweep_places(places: Sequence[Place], train: Part, val: Part, *, progress: s
     for index, place in enumerate(tqdm(places, desc=progress, unit="probe", disable=None, leave=False)):
         probe = LinearProbe(train.states.shape[2])
         probe.fit(train.states[:, index], train.labels, val.states[:, index], val.labels)
-        ranked = Ranking.of(probe.predict(val.states[:, index]))
-        auroc = float(ranked.auroc(val.labels, np.ones((1, val.labels.size)))[0])
+        auroc = Ranked.of(probe.predict(val.states[:, index]), val.labels).auroc()
         probes.append(probe)
         results.append(PlaceResult(place.position, place.layer, probe.val_nll_, auroc, probe.C_))
     best = int(np.argmin([result.val_nll for result in results]))
