@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import binomtest
 from sklearn.metrics import (
     average_precision_score,
     brier_score_loss,
@@ -24,6 +25,7 @@ from src.evaluation.binning import bin_index
 from src.evaluation.comparison import differences, flips
 from src.evaluation.intervals import calibrated_null, score
 from src.evaluation.resampling import Ranking, metric_draws, question_weights
+from src.evaluation.selective import guaranteed_threshold
 
 
 def metrics(p, y):
@@ -354,3 +356,50 @@ def test_one_sort_serves_any_weights():
     areas = ranking.auroc(np.array([0, 1, 0, 1.0]), np.array([[1, 1, 1, 1], [1, 0, 0, 1], [1, 0, 1, 0.0]]))
     assert areas[:2].tolist() == [0.625, 1.0]
     assert np.isnan(areas[2])
+
+
+class TestPromise:
+    def world(self, n, seed):
+        rng = np.random.default_rng(seed)
+        p = rng.beta(4, 1, n)
+        return p, (rng.random(n) < p**0.5).astype(float)
+
+    def test_it_is_broken_no_more_often_than_it_may_be(self):
+        """2,000 calibration sets: the true share of wrong answers above the threshold exceeds .1 in at most 5 %."""
+        far, far_y = self.world(500_000, 10**6)
+        order = np.argsort(-far)
+        lowest = -far[order]
+        risks = np.cumsum(1 - far_y[order]) / np.arange(1, far.size + 1)
+        broken = found = 0
+        for seed in range(2000):
+            promise = guaranteed_threshold(*self.world(300, seed), risk=0.1)
+            if promise.kept:
+                found += 1
+                count = np.searchsorted(lowest, -promise.threshold, side="right")
+                broken += risks[count - 1] > 0.1
+        assert broken <= 2000 * 0.05 + 2 * np.sqrt(2000 * 0.05 * 0.95)
+        assert found > 1000  # and it does promise something
+
+    def test_it_is_the_lowest_threshold_that_every_higher_one_allows(self):
+        p, y = self.world(800, 3)
+        candidates = np.linspace(0.3, 0.95, 14)
+        promise = guaranteed_threshold(p, y, risk=0.1, candidates=candidates)
+        allowed = []
+        for t in candidates[::-1]:
+            rows = p >= t
+            if rows.sum() < np.log(0.05) / np.log(0.9):
+                continue
+            if binomtest(int((1 - y[rows]).sum()), int(rows.sum()), 0.1, alternative="less").pvalue > 0.05:
+                break
+            allowed.append(t)
+        assert promise.threshold == pytest.approx(allowed[-1])
+        rows = p >= promise.threshold
+        assert (promise.answered, promise.wrong) == (rows.sum(), (1 - y[rows]).sum())
+        assert promise.coverage == pytest.approx(rows.mean())
+
+    def test_nothing_is_promised_from_too_little(self):
+        promise = guaranteed_threshold(np.full(58, 0.99), np.ones(58))  # 59 without an error are needed
+        assert not promise.kept
+        assert guaranteed_threshold(np.full(59, 0.99), np.ones(59)).coverage == 1
+        with pytest.raises(ScoringError, match=r"risk=1.5: a number between 0 and 1"):
+            guaranteed_threshold([0.5], [1], risk=1.5)
