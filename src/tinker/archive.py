@@ -8,6 +8,7 @@ copied, below fixed limits, with modes of our own; the filter stays as a second 
 
 import errno
 import gzip
+import io
 import re
 import shutil
 import tarfile
@@ -15,7 +16,6 @@ import unicodedata
 import zlib
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import IO
 
 from src.errors import DownloadError, IntegrityError, UnsafeArchiveError
 from src.tinker.contents import MAX_FILE_BYTES, MAX_TOTAL_BYTES, WANTED, check_names, most_bytes
@@ -35,6 +35,7 @@ _EXTENDED = (
 )
 _PAX_SIZE = re.compile(rb"\d+ (size|GNU\.sparse[\w.]*)=")
 _BLOCK = 512
+_Stream = gzip.GzipFile | io.BufferedReader
 _KINDS = {
     b"pk\x03\x04": "a zip file", b"\x80\x02": "a pickle", b"bzh": "bzip2, not gzip", b"\xfd7zxz": "xz, not gzip",
     b"<!do": "an HTML page", b"<htm": "an HTML page", b"<?xml": "an XML page, perhaps an error", b"{": "JSON",
@@ -72,7 +73,7 @@ def unpack(archive: Path, destination: Path) -> None:
         raise IntegrityError(f"{archive} cannot be read as a tar archive: {_what_it_is(archive)} ({error}).") from error
 
 
-def _opened(archive: Path) -> IO[bytes]:
+def _opened(archive: Path) -> _Stream:
     """The tar itself. What a gzip holds is read no further than its ratio allows."""
     with archive.open("rb") as file:
         is_gzip = file.read(2) == b"\x1f\x8b"
@@ -102,7 +103,7 @@ class _Limited(gzip.GzipFile):
         return b"".join(pieces)
 
 
-def _walk(stream: IO[bytes], archive: Path) -> None:
+def _walk(stream: _Stream, archive: Path) -> None:
     """Every header before tarfile acts on one: it allocates what a header claims, and stops in silence at a torn one.
 
     What lets two readers disagree where the next header lies is refused: links with a size, sparse files, a size in
@@ -127,7 +128,7 @@ def _walk(stream: IO[bytes], archive: Path) -> None:
         pass
 
 
-def _headers(stream: IO[bytes], archive: Path) -> Iterator[tarfile.TarInfo]:
+def _headers(stream: _Stream, archive: Path) -> Iterator[tarfile.TarInfo]:
     """Each header up to the block of zeros that ends an archive."""
     while (block := stream.read(_BLOCK)).strip(b"\0"):
         if len(block) < _BLOCK:
@@ -140,7 +141,7 @@ def _headers(stream: IO[bytes], archive: Path) -> Iterator[tarfile.TarInfo]:
         raise IntegrityError(f"{archive} is torn or no tar: {_what_it_is(archive)}, and it lacks the mark of its end.")
 
 
-def _check_extended(stream: IO[bytes], header: tarfile.TarInfo, archive: Path) -> int:
+def _check_extended(stream: _Stream, header: tarfile.TarInfo, archive: Path) -> int:
     """Read what describes another member; how many bytes that were."""
     if header.size > _MAX_EXTENDED_BYTES:
         raise UnsafeArchiveError(
@@ -153,7 +154,7 @@ def _check_extended(stream: IO[bytes], header: tarfile.TarInfo, archive: Path) -
     return len(content)
 
 
-def _skip(stream: IO[bytes], size: int, archive: Path) -> None:
+def _skip(stream: _Stream, size: int, archive: Path) -> None:
     """Reads a gzip, so that it is counted; a plain file can be sought in for ever beyond its end."""
     if isinstance(stream, gzip.GzipFile):
         while size and (block := stream.read(min(size, 1 << 20))):
