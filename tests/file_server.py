@@ -56,7 +56,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         start = int((self.headers.get("Range") or "bytes=0-")[6:].split("-")[0])
         if fault == "ignore-range" or self.headers.get("If-Range") not in (None, host.etag):
             start = 0
-        if start >= len(host.body):
+        if "Range" in self.headers and start >= len(host.body):
             return self._head(416, {"Content-Range": f"bytes */{len(host.body)}", "Content-Length": "0"})
         self._file(fault, start, etag)
 
