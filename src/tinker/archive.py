@@ -17,7 +17,7 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-from src.errors import DownloadError, IntegrityError, UnsafeArchiveError
+from src.errors import DownloadError, IntegrityError, ProbingError, UnsafeArchiveError
 from src.tinker.contents import MAX_FILE_BYTES, MAX_TOTAL_BYTES, WANTED, check_names, most_bytes
 
 MAX_MEMBERS = 64
@@ -63,11 +63,11 @@ def unpack(archive: Path, destination: Path) -> None:
             with tarfile.open(fileobj=stream, mode="r:") as tar:
                 for name, member in _checked_members(tar, archive).items():
                     _copy(tar, member, destination / name)
+    except ProbingError:
+        raise
     except FileNotFoundError as error:
         raise DownloadError(f"There is no archive {archive}. Check the path.") from error
-    except (tarfile.TarError, zlib.error, EOFError, OSError, ValueError, OverflowError) as error:
-        if isinstance(error, DownloadError):
-            raise
+    except (tarfile.TarError, zlib.error, EOFError, OSError, ValueError) as error:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise DownloadError(f"{archive} cannot be unpacked into {destination}: {error.strerror}.") from error
         raise IntegrityError(f"{archive} cannot be read as a tar archive: {_what_it_is(archive)} ({error}).") from error
@@ -194,7 +194,7 @@ def _checked_members(tar: tarfile.TarFile, archive: Path) -> dict[str, tarfile.T
             wanted[parts[-1]] = member
     if not seen:
         raise IntegrityError(f"{archive} is an empty archive, or none: {_what_it_is(archive)}.")
-    check_names(wanted if any(name in wanted for name in WANTED[:2]) else names, str(archive))
+    check_names([*wanted, *(name for name in names if name not in WANTED)], str(archive))
     return wanted
 
 
