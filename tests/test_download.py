@@ -17,7 +17,7 @@ import pytest
 from src import files
 from src.adapters import read_adapter
 from src.errors import AdapterError, ConfigError, DownloadError, IntegrityError
-from src.tinker import download_and_convert_weights
+from src.tinker import TinkerClient, download_and_convert_weights
 from src.tinker.transfer import Patience
 from tests.file_server import serving
 from tests.test_tinker_and_loading import TINKER_CONFIG, checkpoint, pack
@@ -80,7 +80,8 @@ def old_sdk(service, monkeypatch):
     methods = {"get_checkpoint_archive_url_from_tinker_path": archive, "get_weights_info_by_tinker_path": recorded}
     rest = type("Rest", (), methods)
     errors = {name: getattr(tinker, name) for name in dir(tinker) if name.endswith("Error")}
-    services = types.SimpleNamespace(create_rest_client=rest)
+    models = types.SimpleNamespace(supported_models=[types.SimpleNamespace(model_name=MODEL)])
+    services = types.SimpleNamespace(create_rest_client=rest, get_server_capabilities=lambda: models)
     sdk = types.SimpleNamespace(__version__="0.35.0", ServiceClient=lambda **_: services, **errors)
     monkeypatch.setattr("src.tinker.client._import_sdk", lambda: sdk)
     pack(service.folder / "archive.tar", {path.name: path.read_bytes() for path in list(service.folder.iterdir())})
@@ -168,6 +169,9 @@ class TestTrainingCheckpoint:
 
 
 class TestSdkWithArchives:
+    def test_its_models_are_asked_where_it_has_them(self, service, old_sdk):
+        assert TinkerClient().get_supported_models() == [MODEL]
+
     def test_an_archive_that_is_still_built_is_asked_for_again(self, tmp_path, service, old_sdk):
         import httpx
         import tinker

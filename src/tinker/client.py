@@ -62,7 +62,10 @@ class TinkerClient:
         """
 
         def call() -> list[str]:
-            capabilities = _result(self._rest().get_server_capabilities(), self.timeout)
+            rest = self._rest()
+            # Before 0.36 only the other client could be asked.
+            client = rest if hasattr(rest, "get_server_capabilities") else self._service()
+            capabilities = _result(client.get_server_capabilities(), self.timeout)
             return [model.model_name for model in capabilities.supported_models if model.model_name]
 
         return self._within(self.timeout, "asking for the supported models", call)
