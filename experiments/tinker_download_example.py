@@ -34,7 +34,8 @@ def main() -> None:
             hidden = HiddenStateExtractor(model, tokenizer).extract([args.text], layers=[-1])
             print(f"Loaded and in force. Hidden state of {args.text!r} in the last block: shape {hidden.shape}.")
     except KeyboardInterrupt:
-        sys.exit(f"{Path(__file__).name}: interrupted. The same command goes on from here.")
+        print(f"{Path(__file__).name}: interrupted. The same command goes on from here.", file=sys.stderr)
+        sys.exit(130)
     except ProbingError as error:
         sys.exit(f"{Path(__file__).name}: {error}")
 

@@ -128,9 +128,13 @@ def download(
     """
     from src.tinker import download_and_convert_weights
 
-    folder = download_and_convert_weights(
-        checkpoint, base_model, output_dir, lora_alpha=lora_alpha, allow_export=allow_export
-    )
+    try:
+        folder = download_and_convert_weights(
+            checkpoint, base_model, output_dir, lora_alpha=lora_alpha, allow_export=allow_export
+        )
+    except KeyboardInterrupt:
+        typer.echo("Interrupted. The same command goes on from here.", err=True)
+        raise typer.Exit(130) from None
     if as_json:
         _print_json({"peft_adapter": folder})
     else:

@@ -279,6 +279,16 @@ class TestBaseModel:
         download_and_convert_weights(CHECKPOINT, "Qwen/Qwen3-8B", tmp_path / "out", check_base_model=False)
 
 
+def test_what_killed_calls_left_is_swept_also_when_there_is_nothing_to_do(tmp_path, folder):
+    out = tmp_path / "out"
+    download_and_convert_weights(folder, MODEL, out)
+    left = out / ".download.123.0123456789ab.tmp"
+    (left / "unpacked").mkdir(parents=True)
+    os.utime(left, (0, time.time() - 7200))
+    download_and_convert_weights(folder, MODEL, out)
+    assert not left.exists()
+
+
 class TestExternalWeights:
     def test_addresses_that_run_out_are_signed_again_for_each_file(self, tmp_path, service):
         service.expires = 10

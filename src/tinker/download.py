@@ -67,6 +67,8 @@ def download_and_convert_weights(
     """
     folder = adapter_folder(output_dir)
     origin = Origin(parse_source(tinker_checkpoint), base_model_name, lora_alpha)
+    with contextlib.suppress(OSError):  # tidying up is no reason to fail
+        sweep_forgotten(folder.parent, _PARTS)
     if not is_complete(folder, origin):
         check_source(tinker_checkpoint, allow_export=allow_export)
         keep = folder.parent / "downloaded" if not (cleanup_archive or origin.source.is_local) else None
@@ -137,7 +139,6 @@ def _what_to_do_instead(source: Source) -> str:
 def _room(output_dir: Path, source: Source) -> Iterator[Room]:
     """Folders beside the result, so that moving there is renaming; gone at the end, but for an unfinished download."""
     made = [folder for folder in (output_dir, *output_dir.parents) if not folder.exists()]
-    sweep_forgotten(output_dir, _PARTS)
     key = hashlib.sha256(source.shown.encode()).hexdigest()[:12]
     try:
         with files.scratch_directory(output_dir / "download") as scratch:
