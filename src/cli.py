@@ -120,6 +120,9 @@ def download(
     allow_export: Annotated[
         bool, typer.Option("--allow-export", help="Let Tinker export a training checkpoint, which it charges for.")
     ] = False,
+    check_base_model: Annotated[
+        bool, typer.Option(help="Refuse a checkpoint that was trained on another base model.")
+    ] = True,
     as_json: Json = False,
 ) -> None:
     """Convert a Tinker checkpoint to a PEFT adapter folder. Called again it returns at once.
@@ -130,7 +133,12 @@ def download(
 
     try:
         folder = download_and_convert_weights(
-            checkpoint, base_model, output_dir, lora_alpha=lora_alpha, allow_export=allow_export
+            checkpoint,
+            base_model,
+            output_dir,
+            lora_alpha=lora_alpha,
+            allow_export=allow_export,
+            check_base_model=check_base_model,
         )
     except KeyboardInterrupt:
         typer.echo("Interrupted. The same command goes on from here.", err=True)

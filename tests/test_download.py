@@ -279,6 +279,25 @@ class TestBaseModel:
         download_and_convert_weights(CHECKPOINT, "Qwen/Qwen3-8B", tmp_path / "out", check_base_model=False)
 
 
+def test_command_and_configuration_pass_on_what_was_allowed(tmp_path, monkeypatch, capsys):
+    from src.config import load_config
+    from src.pipeline.job import _prepare_adapter
+    from tests.test_cli import cli
+
+    passed = []
+    monkeypatch.setattr(
+        "src.tinker.download.download_and_convert_weights", lambda *_, **options: passed.append(options) or "made"
+    )
+    options = ("--allow-export", "--no-check-base-model", "--lora-alpha", "8")
+    assert cli(monkeypatch, "download", STATE, MODEL, tmp_path, *options) == 0
+    tinker = {"checkpoint_path": STATE, "output_dir": str(tmp_path), "allow_export": True}
+    assert _prepare_adapter(load_config({"model": {"name": MODEL}, "tinker": tinker})) == "made"
+    assert passed == [
+        {"lora_alpha": 8, "allow_export": True, "check_base_model": False},
+        {"allow_export": True},
+    ]
+
+
 def test_what_killed_calls_left_is_swept_also_when_there_is_nothing_to_do(tmp_path, folder):
     out = tmp_path / "out"
     download_and_convert_weights(folder, MODEL, out)

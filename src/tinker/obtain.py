@@ -72,7 +72,7 @@ def obtain(source: Source, wishes: Wishes, room: Room) -> Path:
 
 
 def _from_tinker(source: Source, wishes: Wishes, room: Room) -> Path:
-    from src.tinker.client import TinkerClient, sdk_gives_archives
+    from src.tinker.client import TinkerClient
 
     client, path = TinkerClient(), source.text
     _check_base_model(client, path, wishes)
@@ -81,7 +81,6 @@ def _from_tinker(source: Source, wishes: Wishes, room: Room) -> Path:
     if wishes.allow_export and source.kind == "weights":
         with client.temporary_export(path) as sign:
             return _fetched_files(sign, path, room)
-    assert sdk_gives_archives()  # noqa: S101 (`check_source` refuses these paths otherwise)
 
     def sign_archive() -> RemoteFile:
         return client.archive_file(path, ARCHIVE)
@@ -142,5 +141,5 @@ def _compare(shown: str, trained_on: str, base_model: str) -> None:
     if trained_on.casefold() != base_model.casefold():
         raise ConfigError(
             f"{shown} was trained on {trained_on!r:.200}, not on {base_model!r}. Give that name as base_model_name, or "
-            "the folder of the model; check_base_model=False takes it all the same."
+            "the folder of the model; check_base_model=False (--no-check-base-model) takes it all the same."
         )
