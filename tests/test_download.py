@@ -95,13 +95,13 @@ def content(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def expected(folder: Path, tmp_path: Path) -> bytes:
+def converted(folder: Path, tmp_path: Path) -> bytes:
     made = download_and_convert_weights(folder, MODEL, tmp_path / "expected")
     return (Path(made) / WEIGHTS).read_bytes()
 
 
 def test_every_source_gives_the_same_adapter_and_says_where_it_came_from(tmp_path, folder, service, old_sdk):
-    weights = expected(folder, tmp_path)
+    weights = converted(folder, tmp_path)
     archive = folder / "archive.tar"
     with serving(body=archive.read_bytes()) as host:
         sources = {
@@ -119,6 +119,26 @@ def test_every_source_gives_the_same_adapter_and_says_where_it_came_from(tmp_pat
             assert (said["source"], said["tinker_path"], said["run"], said["source_kind"]) == (shown, shown, run, kind)
             assert "secret" not in json.dumps(said)
             assert sorted(path.name for path in out.iterdir()) == ["checkpoint_info.json", "peft_adapter"]
+
+
+def test_real_external_weights_give_the_servers_log_probabilities(tmp_path, shared, monkeypatch):
+    import torch
+
+    from src.models import ModelLoader
+
+    golden = shared / "tinker" / "goldens" / "qwen3-sdk0.38.0"
+    base = str(golden / "tiny-qwen3")
+    with running(golden / "external_weights") as service:
+        for name, value in service.environment().items():
+            monkeypatch.setenv(name, value)
+        made = download_and_convert_weights(CHECKPOINT, base, tmp_path / "out")
+    model, _ = ModelLoader(base, made, dtype="float32").load()
+    served = json.loads((golden / "expected.json").read_text())
+    for ids, expected in zip(served["token_ids"], served["server_forward_logprobs"], strict=True):
+        with torch.no_grad():
+            scores = model(input_ids=torch.tensor([ids])).logits[0].log_softmax(-1)
+        ours = scores[torch.arange(len(ids) - 1), torch.tensor(ids[1:])]
+        assert (ours - torch.tensor(expected[: len(ids) - 1])).abs().max() < 1e-5
 
 
 def test_what_is_written_about_a_checkpoint_is_true(tmp_path, folder):
@@ -144,7 +164,7 @@ def test_nothing_of_the_users_is_deleted_or_changed(tmp_path, folder, cleanup):
 class TestTrainingCheckpoint:
     def test_it_goes_through_an_export_that_is_short_and_deleted(self, tmp_path, folder, service):
         service.saved = EXPORT
-        weights = expected(folder, tmp_path)
+        weights = converted(folder, tmp_path)
         made = download_and_convert_weights(STATE, MODEL, tmp_path / "out", allow_export=True)
         assert (Path(made) / WEIGHTS).read_bytes() == weights
         export = EXPORT.rpartition("/")[2]
