@@ -21,7 +21,7 @@ class Host:
         etag: sent with it; None: no ETag.
         faults: one for each request, then none. A status; (status, headers); "cut" (1,000 bytes and a clean end),
             "reset" (1,000 bytes and a reset), "ignore-range", "wrong-range", "no-range", "long-range",
-            "another-etag", "gzip", "no-length", "chunked", "short-length", "stall".
+            "another-etag", "gzip", "no-length", "chunked", "short-length", "stall" (nothing until the next request).
         seen: the headers of every request.
     """
 
@@ -31,6 +31,7 @@ class Host:
     seen: list[dict[str, str]] = field(default_factory=list)
     paths: list[str] = field(default_factory=list)
     url: str = ""
+    asked_again: threading.Event = field(default_factory=threading.Event)
 
     @property
     def asked(self) -> list[str | None]:
@@ -51,7 +52,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if isinstance(fault, tuple):
             return self._head(fault[0], fault[1] | {"Content-Length": "0"})
         if fault == "stall":
-            return self._head(200, {"Content-Length": str(len(host.body))})
+            self._head(200, {"Content-Length": str(len(host.body))})
+            self.wfile.flush()
+            host.asked_again.wait(20)
+            return
+        host.asked_again.set()
         etag = '"v2"' if fault == "another-etag" else host.etag
         start = int((self.headers.get("Range") or "bytes=0-")[6:].split("-")[0])
         if fault == "ignore-range" or self.headers.get("If-Range") not in (None, host.etag):
