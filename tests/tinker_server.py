@@ -93,7 +93,7 @@ def running(folder: Path) -> Iterator[Service]:
             path = self.path.partition("?")[0]
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             service.seen.append((self.command, path, "X-API-Key" in self.headers))
-            if body.startswith(b"{"):
+            with contextlib.suppress(ValueError):  # some bodies are protobuf
                 service.bodies[path.rsplit("/", 1)[1]] = json.loads(body)
             status = next((code for ending, code in service.status.items() if path.endswith(ending)), 200)
             if status != 200:
