@@ -111,18 +111,38 @@ def report(
 
 @app.command()
 def download(
-    checkpoint: Annotated[str, typer.Argument(help="tinker://RUN/external_weights/NAME, or a local .tar or .tar.gz.")],
+    checkpoint: Annotated[str, typer.Argument(help="A tinker:// path, an https:// tar, a local tar, or a folder.")],
     base_model: Annotated[str, typer.Argument(help="The model it was trained on: a hub id or a folder.")],
     output_dir: Annotated[str, typer.Argument(help="Gets peft_adapter/ and checkpoint_info.json.")],
     lora_alpha: Annotated[
-        float | None, typer.Option(help="The value used in training, if the archive has none.")
+        float | None, typer.Option(help="The value used in training, if the checkpoint has none.")
     ] = None,
+    allow_export: Annotated[
+        bool, typer.Option("--allow-export", help="Let Tinker export a training checkpoint, which it charges for.")
+    ] = False,
+    check_base_model: Annotated[
+        bool, typer.Option(help="Refuse a checkpoint that was trained on another base model.")
+    ] = True,
     as_json: Json = False,
 ) -> None:
-    """Convert a Tinker checkpoint to a PEFT adapter folder. Called again it returns at once."""
+    """Convert a Tinker checkpoint to a PEFT adapter folder. Called again it returns at once.
+
+    A download that was interrupted goes on where it was with the same command.
+    """
     from src.tinker import download_and_convert_weights
 
-    folder = download_and_convert_weights(checkpoint, base_model, output_dir, lora_alpha=lora_alpha)
+    try:
+        folder = download_and_convert_weights(
+            checkpoint,
+            base_model,
+            output_dir,
+            lora_alpha=lora_alpha,
+            allow_export=allow_export,
+            check_base_model=check_base_model,
+        )
+    except KeyboardInterrupt:
+        typer.echo("Interrupted. The same command goes on from here.", err=True)
+        raise typer.Exit(130) from None
     if as_json:
         _print_json({"peft_adapter": folder})
     else:

@@ -86,20 +86,27 @@ def write_json(path: Path, value: Any) -> None:
 
 
 @contextlib.contextmanager
+def scratch_directory(beside: Path) -> Iterator[Path]:
+    """Yield a private new folder beside a path; it is gone when the block ends."""
+    beside.parent.mkdir(parents=True, exist_ok=True)
+    scratch = _temporary_beside(beside)
+    scratch.mkdir()
+    try:
+        yield scratch
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+@contextlib.contextmanager
 def staged_directory(destination: Path) -> Iterator[Path]:
     """Yield a private sibling folder that becomes `destination` when the block ends without an error.
 
     A folder that already stands at `destination` is replaced; on any error it is left as it was and
     the staging folder is removed.
     """
-    destination.parent.mkdir(parents=True, exist_ok=True)
-    staging = _temporary_beside(destination)
-    staging.mkdir()
-    try:
+    with scratch_directory(destination) as staging:
         yield staging
         _replace_directory(staging, destination)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
 
 
 def _replace_directory(staging: Path, destination: Path) -> None:

@@ -94,7 +94,7 @@ def test_the_result_says_where_it_came_from_and_is_made_once(tmp_path, tokenizer
     def not_again(*_):
         raise AssertionError("unpacked again")
 
-    monkeypatch.setattr("src.tinker.download.unpack", not_again)
+    monkeypatch.setattr("src.tinker.obtain.unpack", not_again)
     download_and_convert_weights(archive, "base", out)
     assert json.loads((out / "peft_adapter" / "adapter_config.json").read_text())["lora_alpha"] == 16
     assert (out / "checkpoint_info.json").read_text() == "{}"
@@ -250,7 +250,7 @@ def test_missing_remote_and_foreign_places_are_named(tmp_path, tokenizer):
     with pytest.raises(DownloadError, match="no checkpoint archive"):
         download_and_convert_weights(tmp_path / "no.tar", "base", tmp_path / "out")
     with pytest.raises(DownloadError, match="is no checkpoint") as caught:
-        download_and_convert_weights("https://host/x.tar?sig=SECRET", "base", tmp_path / "out")
+        download_and_convert_weights("s3://host/x.tar?sig=SECRET", "base", tmp_path / "out")
     assert "SECRET" not in str(caught.value)
     archive = pack(tmp_path / "c.tar", checkpoint(tokenizer))
     (tmp_path / "out" / "peft_adapter").mkdir(parents=True)

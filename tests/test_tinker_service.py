@@ -9,6 +9,7 @@ import pytest
 from src.errors import ConfigError, CredentialsError, DownloadError, IntegrityError, MissingExtraError
 from src.tinker import TinkerClient, download_and_convert_weights
 from src.tinker.credentials import credentials_source
+from src.tinker.transfer import Patience
 from tests.test_tinker_and_loading import TINKER_CONFIG, checkpoint
 from tests.tinker_server import CHECKPOINT, MODEL, running
 
@@ -22,6 +23,11 @@ def no_credentials(monkeypatch, tmp_path):
     for name in ("TINKER_API_KEY", "TINKER_CREDENTIAL_CMD"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
+
+
+@pytest.fixture(autouse=True)
+def nobody_waits(monkeypatch):
+    monkeypatch.setattr("src.tinker.transfer.PATIENCE", Patience(sleep=lambda _: None))
 
 
 @pytest.fixture
@@ -77,10 +83,23 @@ def test_a_missing_sdk_and_a_module_of_ours_in_its_place_are_named(monkeypatch):
         TinkerClient(api_key=KEY)
 
 
-@pytest.mark.parametrize("path", ["tinker://run/sampler_weights/final", "tinker://run/weights/step-1"])
-def test_a_path_that_cannot_be_downloaded_says_what_to_save_instead(path):
-    with pytest.raises(DownloadError, match="save_weights_external"):
-        download_and_convert_weights(path, MODEL, "out")
+def test_a_path_that_cannot_be_downloaded_says_what_to_save_instead(tmp_path):
+    with pytest.raises(DownloadError, match=r"^[^.]*0\.36[^.]*training_client\.save_weights_external\(name\)[^.]*\.$"):
+        download_and_convert_weights("tinker://run/sampler_weights/final", MODEL, tmp_path / "out")
+    with pytest.raises(
+        DownloadError, match=r"charges for that\. Allow it with allow_export=True .*save_weights_external"
+    ):
+        download_and_convert_weights("tinker://run/weights/step-1", MODEL, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_module_that_only_has_the_name_of_the_sdk_is_named(monkeypatch):
+    import sys
+    import types
+
+    monkeypatch.setitem(sys.modules, "tinker", types.SimpleNamespace(__file__=None))
+    with pytest.raises(MissingExtraError, match=r"finds a folder of that name, which is not the Tinker SDK"):
+        TinkerClient(api_key=KEY)
 
 
 class TestWithService:
@@ -103,7 +122,7 @@ class TestWithService:
             (403, CredentialsError, "refused the credentials"),
             (404, DownloadError, "knows no such thing while asking for the supported models"),
             (422, DownloadError, "Tinker failed while asking"),
-            (500, DownloadError, "gave no answer in time.*retries"),
+            (500, DownloadError, "gave no answer in time.*, with credentials from TINKER_API_KEY.*retries"),
             (402, DownloadError, "gave no answer in time.*unpaid bill"),
         ],
     )
@@ -111,6 +130,11 @@ class TestWithService:
         service.status["get_server_capabilities"] = status
         with pytest.raises(error, match=message):
             TinkerClient(timeout=1.5).get_supported_models()
+
+    def test_a_path_without_a_list_of_files_is_named_without_asking(self, service):
+        with pytest.raises(DownloadError, match="tinker://r/weights/n has no list of files"):
+            TinkerClient().list_files("tinker://r/weights/n")
+        assert service.seen == []
 
     def test_archives_are_refused_where_the_sdk_has_none(self, service):
         with pytest.raises(DownloadError, match=r"tinker 0\.\d+\.\d+ gives no archive .*save_weights_external"):

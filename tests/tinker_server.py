@@ -1,6 +1,7 @@
 """A stand-in for Tinker on 127.0.0.1, enough for the real SDK: models, a training client, external weights."""
 
 import contextlib
+import datetime
 import http.server
 import json
 import threading
@@ -12,6 +13,7 @@ from pathlib import Path
 MODEL = "meta-llama/Llama-3.1-8B"
 RUN = "s1:train:0"
 CHECKPOINT = f"tinker://{RUN}/external_weights/final"
+EXPORT = "tinker://s1:train:1/external_weights/download-0"
 
 
 @dataclass
@@ -22,7 +24,10 @@ class Service:
         folder: files of the checkpoint.
         status: route ending -> HTTP status to fail with.
         cut: how many bytes of a file are sent, although all are promised.
+        hold: where it is given, the weights stop after `cut` bytes until it is set.
+        expires: seconds that a signed address is said to live.
         seen: (method, path without query, has a key) of every request.
+        bodies: what was posted.
     """
 
     folder: Path
@@ -33,10 +38,23 @@ class Service:
     cut: int | None = None
     redirect: str | None = None
     recorded_model: str = MODEL
+    saved: str = CHECKPOINT
+    archive: str = "archive.tar"
+    hold: threading.Event | None = None
+    expires: float = 3600
     seen: list[tuple[str, str, bool]] = field(default_factory=list)
+    ranges: list[str | None] = field(default_factory=list)
+    bodies: dict[str, dict] = field(default_factory=dict)
 
     def environment(self) -> dict[str, str]:
         return {"TINKER_BASE_URL": self.url, "TINKER_API_KEY": self.key, "TINKER_TELEMETRY": "0"}
+
+    def asked(self, *endings: str) -> list[tuple[str, str]]:
+        """(method, ending) of the requests whose paths end so, in order."""
+        return [(method, end) for method, path, _ in self.seen for end in endings if path.endswith(end)]
+
+    def _when(self) -> str:
+        return (datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=self.expires)).isoformat()
 
     def answer(self, path: str, body: bytes) -> dict:
         routes: dict[str, Callable[[], dict]] = {
@@ -50,14 +68,17 @@ class Service:
                                  "model_name": MODEL,
                                  "model_data": {"arch": "llama", "model_name": MODEL, "tokenizer_id": MODEL}},
             "save_weights_external": lambda: {"request_id": "save"},
+            "load_weights": lambda: {"request_id": "load"},
             "retrieve_future": lambda: {
                 "model": {"type": "create_model", "model_id": RUN},
-                "save": {"type": "save_weights_external", "path": CHECKPOINT},
+                "save": {"type": "save_weights_external", "path": self.saved},
+                "load": {"type": "load_weights", "path": CHECKPOINT},
             }[json.loads(body)["request_id"]],
             "weights_info": lambda: {"base_model": self.recorded_model, "is_lora": True, "lora_rank": 4},
             "external_weights_urls": lambda: {
                 "urls": {p.name: f"{self.url}/files/{p.name}?signature=secret" for p in self.folder.iterdir()},
-                "expires": "2099-01-01T00:00:00+00:00"},
+                "expires": self._when()},
+            "/archive": lambda: {"url": f"{self.url}/files/{self.archive}?signature=secret", "expires": self._when()},
         }  # fmt: skip
         return next((make() for ending, make in routes.items() if path.endswith(ending)), {})
 
@@ -72,6 +93,8 @@ def running(folder: Path) -> Iterator[Service]:
             path = self.path.partition("?")[0]
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             service.seen.append((self.command, path, "X-API-Key" in self.headers))
+            with contextlib.suppress(ValueError):  # some bodies are protobuf
+                service.bodies[path.rsplit("/", 1)[1]] = json.loads(body)
             status = next((code for ending, code in service.status.items() if path.endswith(ending)), 200)
             if status != 200:
                 return self._send(status, b"{}")
@@ -79,22 +102,31 @@ def running(folder: Path) -> Iterator[Service]:
                 return self._send_file(service.folder / path.rsplit("/", 1)[1])
             return self._send(200, json.dumps(service.answer(path, body)).encode())
 
-        do_POST = do_GET
+        do_POST = do_DELETE = do_PUT = do_PATCH = do_GET
 
         def _send_file(self, path: Path):
             if service.redirect:
-                self.send_response(302)
-                self.send_header("Location", service.redirect)
-                self.send_header("Content-Length", "0")
-                self.end_headers()
-                return
+                return self._send(302, b"", Location=service.redirect)
             data = path.read_bytes()
-            self._send(200, data[: service.cut], promised=len(data))
+            asked = self.headers.get("Range")
+            service.ranges.append(asked)
+            start = int(asked[6:].split("-")[0]) if asked else 0
+            if asked and start >= len(data):
+                return self._send(416, b"")
+            piece = {"Content-Range": f"bytes {start}-{len(data) - 1}/{len(data)}"} if start else {}
+            held = service.hold is not None and path.suffix == ".safetensors"
+            body = data[start : service.cut] if held or service.hold is None else data[start:]
+            self._send(206 if start else 200, body, promised=len(data) - start, ETag=f'"{len(data)}"', **piece)
+            if held and service.hold is not None:
+                self.wfile.flush()
+                service.hold.wait(60)
 
-        def _send(self, status: int, data: bytes, *, promised: int | None = None):
+        def _send(self, status: int, data: bytes, *, promised: int | None = None, **headers: str):
             self.send_response(status)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(data) if promised is None else promised))
+            for name, value in headers.items():
+                self.send_header(name.replace("_", "-"), value)
             self.end_headers()
             self.wfile.write(data)
 
@@ -103,6 +135,7 @@ def running(folder: Path) -> Iterator[Service]:
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
+    server.handle_error = lambda *_: None  # a client that hangs up is part of the tests
     service.url = f"http://127.0.0.1:{server.server_address[1]}"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
     thread.start()

@@ -97,9 +97,11 @@ class TinkerConfig(Section):
     enabled: StrictBool = True
     """false: this section is ignored."""
     checkpoint_path: InputPath | None = None
-    """The checkpoint: a local archive (.tar, .tar.gz) or a tinker:// path."""
+    """The checkpoint: a tinker:// path, an https:// tar without a signature, a local tar, or a folder."""
     download_weights: StrictBool = True
     """Fetch and convert it before loading; false: output_dir already holds the result."""
+    allow_export: StrictBool = False
+    """Let Tinker export a training checkpoint (tinker://RUN/weights/NAME), which it charges for."""
     output_dir: OutputFolder | None = None
     """Gets peft_adapter/ and checkpoint_info.json."""
 

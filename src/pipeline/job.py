@@ -146,7 +146,8 @@ def _prepare_adapter(config: Config) -> str | None:
         from src.tinker import download_and_convert_weights
 
         checkpoint, output_dir = config.conversion
-        return download_and_convert_weights(checkpoint, config.model.name, output_dir)
+        allow_export = bool(config.tinker and config.tinker.allow_export)
+        return download_and_convert_weights(checkpoint, config.model.name, output_dir, allow_export=allow_export)
     return config.adapter_folder
 
 

@@ -78,7 +78,7 @@ def make_plan(config: Config) -> Plan:
         from src.tinker.download import check_source, is_converted
 
         if not is_converted(config.conversion[0], config.model.name, config.conversion[1]):
-            check_source(config.conversion[0])
+            check_source(config.conversion[0], allow_export=bool(config.tinker and config.tinker.allow_export))
     questions = load_questions(config.data)
     check_settings(config, questions)
     questions = _trained_on(config, questions)

@@ -3,9 +3,17 @@
     from src.tinker import download_and_convert_weights
     folder = download_and_convert_weights("checkpoint.tar", "meta-llama/Llama-3.1-8B", "weights/mine")
 
-The steps, one file each: `archive` unpacks (hostile input), `convert` renames the tensors and rebuilds the
-configuration, `download` stages, checks and publishes. `client` wraps the SDK, `credentials` finds what
-it needs, `transfer` fetches a file.
+The steps, one file each:
+
+    sources      what the text that names a checkpoint means
+    obtain       its files, from wherever it lies
+    transfer     files over HTTP, whole or not at all; requesting makes one request, addresses keeps the signed
+                 addresses valid, partial is what lies on disk so far
+    archive      unpacks a tar, which is hostile input; contents says what may be in it
+    convert      renames the tensors and rebuilds the configuration
+    checkpoint   the marker, written last, and checkpoint_info.json
+    download     all of it: staged, checked, published at once
+    client       wraps the SDK, and alone imports it; credentials finds what it needs
 """
 
 from typing import TYPE_CHECKING

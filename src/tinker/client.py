@@ -6,18 +6,24 @@ that imports the SDK.
 """
 
 import contextlib
+import logging
 import multiprocessing
 import os
 import re
+import time
+import uuid
 from collections.abc import Callable, Iterator
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import Any, TypeVar
 
 from src.errors import CredentialsError, DownloadError, MissingExtraError, ProbingError
+from src.tinker.addresses import RemoteFile
 from src.tinker.credentials import check_credentials
-from src.tinker.transfer import RemoteFile
 
+log = logging.getLogger(__name__)
+
+EXPORT_SECONDS = 3600  # the shortest life that Tinker gives a checkpoint
 T = TypeVar("T")
 
 
@@ -56,7 +62,10 @@ class TinkerClient:
         """
 
         def call() -> list[str]:
-            capabilities = _result(self._rest().get_server_capabilities(), self.timeout)
+            rest = self._rest()
+            # Before 0.36 only the other client could be asked.
+            client = rest if hasattr(rest, "get_server_capabilities") else self._service()
+            capabilities = _result(client.get_server_capabilities(), self.timeout)
             return [model.model_name for model in capabilities.supported_models if model.model_name]
 
         return self._within(self.timeout, "asking for the supported models", call)
@@ -73,7 +82,7 @@ class TinkerClient:
         """
 
         def call() -> Any:
-            service = self._sdk.ServiceClient(api_key=self._api_key)
+            service = self._service()
             return _result(service.create_lora_training_client(base_model, **lora), self.build_timeout)
 
         return self._within(self.build_timeout, f"creating a training client for {base_model}", call)
@@ -87,16 +96,27 @@ class TinkerClient:
             DownloadError: the installed SDK gives no archives, there is no such checkpoint, or as above.
             CredentialsError: the service refuses the credentials.
         """
+        return self.archive_file(path, "archive").url
 
-        def call() -> str:
+    def archive_file(self, path: str, name: str) -> RemoteFile:
+        """As `get_checkpoint_archive_url`, with the moment it expires; the file is called `name`."""
+        deadline = time.monotonic() + self.build_timeout
+
+        def call() -> RemoteFile:
             rest = self._rest()
             if not hasattr(rest, "get_checkpoint_archive_url_from_tinker_path"):
                 raise DownloadError(
                     f"tinker {self._sdk.__version__} gives no archive of {path}: only versions before 0.36 do. "
-                    "Save the weights with save_weights_external, and download them with `tinker checkpoint download`."
+                    "Save the weights with save_weights_external and download the path that it returns."
                 )
-            found = rest.get_checkpoint_archive_url_from_tinker_path(path)
-            return _result(found, self.build_timeout).url
+            while True:
+                try:
+                    found = _result(rest.get_checkpoint_archive_url_from_tinker_path(path), self.build_timeout)
+                    return RemoteFile(name, found.url, found.expires)
+                except self._sdk.InternalServerError as error:
+                    # 503 while the archive is being built, which takes longer than the SDK keeps asking.
+                    if error.status_code != 503 or time.monotonic() > deadline:
+                        raise
 
         return self._within(self.build_timeout, f"asking for the archive of {path}", call)
 
@@ -104,9 +124,11 @@ class TinkerClient:
         """The files of "tinker://RUN/external_weights/NAME", each with a signed address of its own.
 
         Raises:
-            DownloadError: no such checkpoint, an SDK before 0.28, or as `get_supported_models`.
+            DownloadError: another kind of path, no such checkpoint, an SDK before 0.28, or as `get_supported_models`.
             CredentialsError: the service refuses the credentials.
         """
+        if "/external_weights/" not in path:
+            raise DownloadError(f"{path} has no list of files: only tinker://RUN/external_weights/NAME has one.")
 
         def call() -> list[RemoteFile]:
             rest = self._rest()
@@ -116,6 +138,26 @@ class TinkerClient:
             return [RemoteFile(name, url, found.expires) for name, url in found.urls.items()]
 
         return self._within(self.timeout, f"asking for the files of {path}", call)
+
+    @contextlib.contextmanager
+    def temporary_export(self, path: str) -> Iterator[Callable[[], list[RemoteFile]]]:
+        """Export "tinker://RUN/weights/NAME" for as long as the block runs, and yield what lists its files.
+
+        Tinker starts a training run for it, which costs money. The export is deleted at the end; where that fails,
+        or this process is killed, it expires by itself within an hour of the last listing.
+
+        Raises:
+            DownloadError, CredentialsError: as `list_files`.
+        """
+        service = self._within(self.timeout, "opening a training run", self._service)
+        try:
+            export = self._within(self.build_timeout, f"exporting {path}", lambda: self._export(service, path))
+            try:
+                yield lambda: self._list_kept(export)
+            finally:
+                self._delete(export)
+        finally:
+            self._close(service)
 
     def checkpoint_info(self, path: str) -> dict[str, Any]:
         """What Tinker has recorded of a checkpoint: base_model, is_lora, lora_rank.
@@ -130,10 +172,48 @@ class TinkerClient:
 
         return self._within(self.timeout, f"asking what {path} is", call)
 
+    def _export(self, service: Any, path: str) -> str:
+        training = _result(service.create_training_client_from_state(path), self.build_timeout)
+        saved = training.save_weights_external(f"download-{uuid.uuid4().hex[:8]}", ttl_seconds=EXPORT_SECONDS)
+        return _result(saved, self.build_timeout).path
+
+    def _list_kept(self, export: str) -> list[RemoteFile]:
+        """The files of an export, which then lives for another hour."""
+
+        def call() -> None:
+            _result(self._rest().set_checkpoint_ttl_from_tinker_path(export, EXPORT_SECONDS), self.timeout)
+
+        found = self.list_files(export)
+        self._within(self.timeout, f"keeping {export} for an hour", call)
+        return found
+
+    def _delete(self, export: str) -> None:
+        def call() -> None:
+            _result(self._rest().delete_checkpoint_from_tinker_path(export), self.timeout)
+
+        try:
+            self._within(self.timeout, f"deleting {export}", call)
+        except (DownloadError, CredentialsError) as error:
+            log.warning("The temporary export %s could not be deleted (%s). It expires within an hour.", export, error)
+
+    def _close(self, service: Any) -> None:
+        """End the training run; the service ends one whose process is gone by itself."""
+        if not hasattr(service, "close"):  # before 0.36
+            return
+        try:
+            self._within(
+                self.timeout, "ending the training run", lambda: _result(service.close("success"), self.timeout)
+            )
+        except (DownloadError, CredentialsError) as error:
+            log.warning("The training run of the export could not be ended (%s).", error)
+
+    def _service(self) -> Any:
+        return self._sdk.ServiceClient(api_key=self._api_key)
+
     def _rest(self) -> Any:
         if hasattr(self._sdk, "RestClient"):
             return self._sdk.RestClient(api_key=self._api_key)
-        return self._sdk.ServiceClient(api_key=self._api_key).create_rest_client()
+        return self._service().create_rest_client()
 
     def _within(self, seconds: float, what: str, call: Callable[[], T]) -> T:
         """Run `call` in a daemon thread and wait for it no longer than this."""
@@ -155,8 +235,9 @@ class TinkerClient:
             ) from error
         except (TimeoutError, multiprocessing.TimeoutError) as error:
             raise DownloadError(
-                f"Tinker gave no answer in time while {what}. The SDK retries a lost connection, a failing server and "
-                "an unpaid bill without a word: check the network, the service's status page and your billing."
+                f"Tinker gave no answer in time while {what}, with credentials from {self.credentials}. The SDK "
+                "retries a lost connection, a failing server and an unpaid bill without a word: check the network, the "
+                "service's status page, your billing and the key."
             ) from error
         except sdk.NotFoundError as error:
             raise DownloadError(f"Tinker knows no such thing while {what}. Check the name.") from error
@@ -197,7 +278,22 @@ def _import_sdk() -> Any:
         ) from error
     if notice := own_package_instead(tinker.__file__):
         raise MissingExtraError(notice)
+    if not hasattr(tinker, "ServiceClient"):
+        raise MissingExtraError(
+            f"`import tinker` finds {tinker.__file__ or 'a folder of that name'}, which is not the Tinker SDK (it has "
+            "no ServiceClient). Take it off sys.path, or install the SDK with: pip install 'tinker>=0.31'"
+        )
     return tinker
+
+
+def sdk_gives_archives() -> bool:
+    """Whether the installed SDK has the archives of before 0.36; False where none is installed."""
+    try:
+        sdk = _import_sdk()
+    except MissingExtraError:
+        return False
+    # The class moved to the front in the version that lost the archives.
+    return not hasattr(sdk, "RestClient") or hasattr(sdk.RestClient, "get_checkpoint_archive_url_from_tinker_path")
 
 
 def own_package_instead(found: str | None) -> str:
