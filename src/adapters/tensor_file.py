@@ -66,7 +66,8 @@ class TensorFile:
                 filled += got
         if filled < size:
             raise AdapterError(f"{self.path} ends within {name}: it is torn. Download it again.")
-        return torch.from_numpy(data).view(getattr(torch, _FLOATING[entry.dtype])).reshape(shape)
+        dtype = getattr(torch, _FLOATING[entry.dtype])
+        return torch.from_numpy(data).view(dtype).reshape(shape) if size else torch.empty(shape, dtype=dtype)
 
 
 def open_tensors(path: Path) -> TensorFile:

@@ -68,7 +68,7 @@ def attach_adapter(model: nn.Module, adapter: Adapter) -> Any:
             ).eval()
         except (RuntimeError, ValueError, KeyError) as error:
             raise AdapterError(f"PEFT cannot put {adapter.folder} on this model: {error!s:.500}") from error
-    _check_in_force(tuned, adapter, names)
+    check_in_force(tuned, adapter)
     return tuned
 
 
@@ -109,7 +109,8 @@ def linear_shapes(model: nn.Module) -> dict[str, tuple[int, int]]:
     """Module path -> (in features, out features) of every linear layer, quantised or not, and of each expert."""
     shapes = {}
     family = str(getattr(model.config, "model_type", "")).removesuffix("_text")
-    for name, module in model.named_modules():
+    for path, module in model.named_modules():
+        name = path.replace(".base_layer", "")  # where PEFT has wrapped it already
         if isinstance(module, nn.Linear):
             shapes[name] = (module.in_features, module.out_features)
         elif type(module).__name__ == "Conv1D":  # GPT-2 stores (in, out)
@@ -121,7 +122,15 @@ def linear_shapes(model: nn.Module) -> dict[str, tuple[int, int]]:
     return shapes
 
 
-def _check_in_force(model: Any, adapter: Adapter, names: Mapping[str, str]) -> None:
+def check_in_force(model: Any, adapter: Adapter) -> None:
+    """Whether exactly the adapter's tensors, at its scales, are in a `PeftModel`, and change what it says.
+
+    Raises:
+        AdapterError: naming the first tensor that is missing, additional, different or differently scaled; or the
+            logits are those of the base model although some B is not zero.
+    """
+    base = linear_shapes(model.get_base_model())
+    names = {module: fitting_name(module, base) for module in adapter.modules}
     loaded = {
         name.removeprefix(PREFIX).replace(f".{_NAME}.weight", ".weight"): parameter
         for name, parameter in model.named_parameters()
