@@ -189,7 +189,7 @@ def split(*leaves, ranks=(4, 4, 4)):
         ({name.removeprefix(PREFIX): t for name, t in halves(Q, 32, 32).items()},
          r"'model\.layers\.0\S+' .*names such as base_model\.model\.model\.layers\.0"),
         (halves(Q, 32, 32) | {f"{PREFIX}{K}.lora_B.weight": torch.ones(32, 4)}, r"k_proj\.lora_A\.weight is missing"),
-        ({name: torch.ones(4, 4, dtype=torch.int32) for name in halves(Q, 4, 4)}, "q_proj.* has dtype I32"),
+        ({name: torch.ones(4, 4, dtype=torch.int32) for name in halves(Q, 4, 4)}, "q_proj.* has dtype 'I32'"),
         ({name: torch.full_like(t, float("inf")) for name, t in halves(Q, 4, 4).items()}, r"q_proj\S+ holds NaN"),
         ({name: torch.ones(0, 0) for name in halves(Q, 4, 4)}, "ranks 0 and 0 differ"),
         ({}, "holds no tensors"),

@@ -20,6 +20,7 @@ _MAX_JSON_BYTES = 64 << 20  # the index of a mixture of experts lists tens of th
 _EXPERT = re.compile(r"(?P<group>.+\.experts)\.(?P<number>[0-9]+)\.(?P<leaf>gate_proj|up_proj|down_proj)")
 # Families whose fused experts are (experts, out, in) with the gate before up: PEFT puts per-expert updates into these.
 FUSED_EXPERTS = ("qwen2_moe", "qwen3_moe")
+_SHARD = re.compile(r"[\w.-]{1,200}\.safetensors", re.ASCII)
 _TEXT = ("model.layers.", "model.language_model.layers.")
 
 
@@ -77,15 +78,13 @@ def _local_folder(base_model: str | Path) -> Path | None:
 
 def _weight_files(folder: Path) -> list[Path] | None:
     index = folder / "model.safetensors.index.json"
-    names: set[Any] = {"model.safetensors"}
+    names: list[Any] = ["model.safetensors"]
     if index.is_file():
         shards = _read_json(index).get("weight_map")
-        if not isinstance(shards, dict) or not shards:
-            raise AdapterError(f"{index} has no weight_map. Download the base model again.")
-        names = set(shards.values())
-    if not all(isinstance(name, str) and Path(name).name == name for name in names):
-        raise AdapterError(f"{index} names files outside its folder. Download the base model again.")
-    files = [folder / name for name in sorted(names)]
+        names = list(shards.values()) if isinstance(shards, dict) else []
+        if not names or not all(isinstance(name, str) and _SHARD.fullmatch(name) for name in names):
+            raise AdapterError(f"{index} does not name safetensors files of its folder. Download the base model again.")
+    files = [folder / name for name in sorted(set(names))]
     return files if all(file.is_file() for file in files) else None
 
 

@@ -15,7 +15,7 @@ from src.adapters.settings import (
     named_by,
     parse_config,
 )
-from src.adapters.tensor_file import TensorFile, check_finite, open_tensors
+from src.adapters.tensor_file import TensorFile, check_finite, check_floating, open_tensors
 from src.errors import AdapterError, IntegrityError
 
 CONFIG_NAME = "adapter_config.json"
@@ -63,8 +63,12 @@ def module_names(names: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(name.removeprefix(PREFIX).split(".lora_")[0] for name in names))
 
 
-def read_adapter(folder: str | Path) -> Adapter:
+def read_adapter(folder: str | Path, *, effective: bool | None = None) -> Adapter:
     """Read and check a PEFT LoRA folder; nothing is executed and nothing pickled is opened.
+
+    Args:
+        folder: with adapter_config.json and adapter_model.safetensors.
+        effective: whether any B differs from 0, where every number was seen already: then they are not read again.
 
     Raises:
         IntegrityError: weights that are not those this library converted.
@@ -77,7 +81,7 @@ def read_adapter(folder: str | Path) -> Adapter:
     tensors = open_weights(folder)
     shapes = {name: entry.shape for name, entry in tensors.entries.items()}
     _check_pairs(shapes)
-    adapter = Adapter(folder, config, shapes, _check_numbers(tensors))
+    adapter = Adapter(folder, config, shapes, _check_numbers(tensors) if effective is None else effective)
     _check_ranks(adapter)
     check_patterns_are_used(config, adapter.modules)
     return adapter
@@ -121,7 +125,7 @@ def _read_settings(path: Path) -> dict[str, Any]:
 
 
 def open_weights(folder: Path) -> TensorFile:
-    """The weights of an adapter folder, header checked. Raises AdapterError: none, not readable, or empty."""
+    """The weights of an adapter folder, header checked. Raises AdapterError where there are none to use."""
     path = folder / WEIGHTS_NAME
     if not path.is_file():
         other = next((p.name for p in sorted(folder.glob("adapter_model.*")) if p.name != WEIGHTS_NAME), None)
@@ -129,6 +133,8 @@ def open_weights(folder: Path) -> TensorFile:
     opened = open_tensors(path)
     if not opened.entries:
         raise AdapterError(f"{path} holds no tensors: this adapter would change nothing.")
+    for name, entry in opened.entries.items():
+        check_floating(name, entry)
     return opened
 
 

@@ -21,6 +21,8 @@ _ITEM_BYTES = {
     "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U64": 8, "U32": 4, "U16": 2,
     "U8": 1, "BOOL": 1, "F8_E4M3": 1, "F8_E5M2": 1,
 }  # fmt: skip
+_INFINITY = {"float64": 0x7FF << 52, "float32": 0xFF << 23, "float16": 0x1F << 10, "bfloat16": 0xFF << 7}  # its bits
+_BLOCK = 1 << 18  # numbers looked at together: they stay in the processor's cache
 _FLOATING = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 
@@ -51,8 +53,7 @@ class TensorFile:
         import torch
 
         entry = self.entries[name]
-        if entry.dtype not in _FLOATING:
-            raise AdapterError(f"{name} has dtype {entry.dtype}; LoRA weights are floating point.")
+        check_floating(name, entry)
         shape, start, size = entry.shape, entry.start, entry.size
         if row is not None:
             shape, size = shape[1:], size // shape[0]
@@ -68,6 +69,12 @@ class TensorFile:
             raise AdapterError(f"{self.path} ends within {name}: it is torn. Download it again.")
         dtype = getattr(torch, _FLOATING[entry.dtype])
         return torch.from_numpy(data).view(dtype).reshape(shape) if size else torch.empty(shape, dtype=dtype)
+
+
+def check_floating(name: str, entry: Entry) -> None:
+    """Raises AdapterError where a tensor of this dtype cannot be a half of an update."""
+    if entry.dtype not in _FLOATING:
+        raise AdapterError(f"{name} has dtype {entry.dtype!r:.20}; LoRA weights are {', '.join(_FLOATING)}.")
 
 
 def open_tensors(path: Path) -> TensorFile:
@@ -127,13 +134,26 @@ def read_tensors(path: Path) -> dict[str, Any]:
 
 
 def check_finite(name: str, tensor: Any) -> bool:
-    """Refuse a tensor that holds NaN or infinity; returns whether any number differs from 0."""
-    if not tensor.numel():
-        return False
-    least, most = tensor.aminmax()  # NaN comes through; one pass, no second copy
-    if not bool(least.isfinite() & most.isfinite()):
+    """Refuse a CPU tensor that holds NaN or infinity; returns whether any number differs from 0.
+
+    Without their sign, the bits of floating-point numbers are ordered as the numbers are, and infinity and every NaN
+    stand above all others: one maximum answers both questions. (torch's own test of bfloat16 is ten times slower.)
+
+    Raises:
+        AdapterError: such a number, or a tensor that is not floating point.
+    """
+    import torch
+
+    dtype = str(tensor.dtype).removeprefix("torch.")
+    if dtype not in _INFINITY:
+        raise AdapterError(f"{name} has dtype {dtype}; LoRA weights are floating point.")
+    infinity, bits = _INFINITY[dtype], getattr(torch, f"int{8 * tensor.element_size()}")
+    numbers, unsigned = tensor.contiguous().view(bits).reshape(-1).numpy(), torch.iinfo(bits).max
+    pieces = (numbers[start : start + _BLOCK] for start in range(0, len(numbers), _BLOCK))
+    largest = max((int((piece & unsigned).max()) for piece in pieces), default=0)
+    if largest >= infinity:
         raise AdapterError(f"{name} holds NaN or infinity: the file is damaged or the training diverged.")
-    return bool((least != 0) | (most != 0))
+    return largest > 0
 
 
 def write_tensors(path: Path, shapes: Mapping[str, tuple[str, tuple[int, ...]]], tensors: Iterable[Any]) -> None:

@@ -6,6 +6,7 @@ What the tensors mean stands in `names`, how they become updates in `updates`, t
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from src import files
 from src.adapters.base_model import base_modules, check_modules, expert_of, fitting_name, model_type
@@ -70,9 +71,20 @@ def convert_adapter(
     )
     halves = peft_names(updates)
     shapes = {name: (half.dtype, half.shape) for name, half in halves.items()}
-    write_tensors(destination / WEIGHTS_NAME, shapes, read_halves(tensors, halves, check_finite))
+    seen = _Numbers()
+    write_tensors(destination / WEIGHTS_NAME, shapes, read_halves(tensors, halves, seen.check))
     files.write_json(destination / CONFIG_NAME, config)
-    return Conversion(read_adapter(destination), alpha_source, base_checked=base is not None)
+    adapter = read_adapter(destination, effective=seen.effective)
+    return Conversion(adapter, alpha_source, base_checked=base is not None)
+
+
+class _Numbers:
+    """Checks the tensors on their way from file to file, so that they need not be read twice."""
+
+    effective = False
+
+    def check(self, name: str, tensor: Any) -> None:
+        self.effective |= check_finite(name, tensor) and ".lora_B." in name
 
 
 def _check_family(base_model_name: str, updates: list[Update]) -> None:
