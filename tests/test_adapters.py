@@ -44,6 +44,7 @@ def stored(header, data=b"\0" * 16, *, length=None):
         b"", b"\0" * 7, b"\xff" * 64, stored({}, length=1 << 62), stored({}, length=200 << 20), stored(b"[]"),
         stored(b"\xff\xfe{}"), stored(b"{" * 100_000), stored(b'{"a": {"dtype": NaN}}'), stored({"a": 3}),
         stored({"a": entry(0, 8), "b": entry(4, 16)}),                       # overlapping
+        stored({"a": entry(0, 8), "b": entry(4, 12)}),                       # overlapping, and bytes nobody claims
         stored({"a": entry(0, 8), "b": entry(12, 16)}),                      # a hole
         stored({"a": entry(4, 16)}), stored({"a": entry(0, 12)}), stored({"a": entry(0, 20)}),
         stored({"a": entry(16, 0)}), stored({"a": entry(0, 16, shape=[5])}), stored({"a": entry(0, 16, shape=[-4])}),
@@ -76,6 +77,16 @@ def test_what_safetensors_wrote_is_read_and_what_is_written_safetensors_reads(tm
         for other in (found[name], again[name]):
             assert other.dtype == tensor.dtype
             assert torch.equal(other, tensor)
+
+
+def test_a_dtype_that_nobody_knows_is_named(tmp_path):
+    write_adapter(tmp_path, halves(Q, 2, 2))
+    pair = {name: {"dtype": "Z9", "shape": [2, 2], "data_offsets": [8 * n, 8 * n + 8]}
+            for n, name in enumerate(halves(Q, 2, 2))}  # fmt: skip
+    (tmp_path / "adapter_model.safetensors").write_bytes(stored(pair))
+    for read in (lambda: read_adapter(tmp_path), lambda: convert_adapter(tmp_path, tmp_path, "base")):
+        with pytest.raises(AdapterError, match=r"q_proj\S+ has dtype 'Z9'"):
+            read()
 
 
 def test_a_file_that_ends_early_after_its_header_was_read_is_noticed(tmp_path):
