@@ -3,17 +3,14 @@
 import contextlib
 import importlib.util
 import logging
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import nn
 
-from src.adapters import PREFIX, WEIGHTS_NAME, Adapter, check_against_base, read_adapter, read_tensors
+from src.adapters import Adapter, check_against_base, read_adapter
 from src.errors import (
-    AdapterError,
     ConfigError,
     CredentialsError,
     DownloadError,
@@ -21,8 +18,7 @@ from src.errors import (
     ModelError,
     ProbingError,
 )
-
-log = logging.getLogger(__name__)
+from src.models.adapters_in_force import attach_adapter, check_peft_is_here, linear_shapes
 
 Quantization = Literal["8bit", "4bit"]
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -201,8 +197,8 @@ def _check_extras(quantization: Quantization | None, adapter_folder: str | Path 
             f"bitsandbytes library not installed, and quantization={quantization!r} needs it. Install it with: "
             "pip install 'bitsandbytes>=0.48'"
         )
-    if adapter_folder is not None and importlib.util.find_spec("peft") is None:
-        raise MissingExtraError("PEFT library not installed. Install it with: pip install 'peft>=0.18'")
+    if adapter_folder is not None:
+        check_peft_is_here()
 
 
 def _placement(quantization: Quantization | None) -> dict[str, Any]:
@@ -219,73 +215,3 @@ def _placement(quantization: Quantization | None) -> dict[str, Any]:
 def _no_casting_notice(record: logging.LogRecord) -> bool:
     """Bitsandbytes says for every layer of every batch that 8-bit inputs are cast to float16."""
     return "inputs will be cast" not in record.getMessage()
-
-
-def attach_adapter(model: nn.Module, adapter: Adapter) -> Any:
-    """Put a LoRA on a loaded base model and verify that exactly its tensors are in force.
-
-    The configuration given to PEFT is the checked one, not the file: a file from elsewhere holds settings
-    that PEFT would act on.
-
-    Returns:
-        a `peft.PeftModel` in evaluation mode.
-
-    Raises:
-        AdapterError: see `src.adapters`.
-        MissingExtraError: peft is not installed.
-    """
-    _check_extras(None, adapter.folder)
-    from peft import LoraConfig, PeftModel
-
-    check_against_base(adapter, linear_shapes(model))
-    tied = getattr(model.config, "tie_word_embeddings", False)
-    if tied and "lm_head" in adapter.modules:
-        log.warning("The adapter changes lm_head of a model with tied embeddings: never merge it into the weights.")
-    settings = {key: value for key, value in adapter.config.items() if key != "peft_type"}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # PEFT 0.21 asks transformers 5.23 in an old way
-        tuned = PeftModel.from_pretrained(model, str(adapter.folder), config=LoraConfig(**settings)).eval()
-    _check_in_force(tuned, adapter)
-    return tuned
-
-
-def linear_shapes(model: nn.Module) -> dict[str, tuple[int, int]]:
-    """Module path -> (in features, out features) of every linear layer, quantised or not."""
-    shapes = {}
-    for name, module in model.named_modules():
-        if isinstance(module, nn.Linear):
-            shapes[name] = (module.in_features, module.out_features)
-        elif type(module).__name__ == "Conv1D":  # GPT-2 stores (in, out)
-            rows, columns = module.get_parameter("weight").shape
-            shapes[name] = (rows, columns)
-    return shapes
-
-
-def _check_in_force(model: nn.Module, adapter: Adapter) -> None:
-    loaded = {
-        name.replace(".default.weight", ".weight"): parameter
-        for name, parameter in model.named_parameters()
-        if ".lora_" in name
-    }
-    if missing := sorted(set(adapter.shapes) ^ set(loaded)):
-        raise AdapterError(
-            f"After loading, the model and the adapter file differ in {len(missing)} tensors, the first "
-            f"{missing[0]!r}. Check target_modules in adapter_config.json against the tensors."
-        )
-    for name, tensor in read_tensors(adapter.folder / WEIGHTS_NAME).items():
-        if not torch.equal(loaded[name].cpu(), tensor.to(loaded[name].dtype)):
-            raise AdapterError(f"After loading, {name.removeprefix(PREFIX)} differs from the file.")
-    _check_effect(model, adapter)
-
-
-def _check_effect(model: Any, adapter: Adapter) -> None:
-    if not adapter.effective:
-        log.warning("Every lora_B of %s is zero: the adapter changes nothing.", adapter.folder)
-        return
-    ids = torch.arange(1, 9, device=model.get_input_embeddings().weight.device)[None]
-    with torch.inference_mode():
-        with_adapter = model(input_ids=ids, use_cache=False).logits
-        with model.disable_adapter():
-            without = model(input_ids=ids, use_cache=False).logits
-    if torch.equal(with_adapter, without):
-        raise AdapterError(f"{adapter.folder} was loaded but the logits did not change: it is not in force.")
