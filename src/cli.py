@@ -148,9 +148,9 @@ def verify(
     The certificate goes into checkpoint_info.json. Without a key: the adapter is loaded with all checks, and its
     update is described in numbers. Exit code 5 where the adapter differs from what Tinker computes.
     """
+    _quieten_other_libraries()
     from src.pipeline import verify_adapter
 
-    _quieten_other_libraries()
     found = verify_adapter(
         adapter, model, checkpoint=checkpoint, quantization=quantization, dtype=dtype, offline=offline
     )

@@ -97,6 +97,7 @@ class Record:
         step: how many steps are done and saved.
         state: the tinker:// path of the weights and the optimizer after them.
         losses: of each of these steps.
+        sampling, download: tinker:// paths of the finished weights, to ask log-probabilities of and to fetch.
     """
 
     path: Path
@@ -104,6 +105,8 @@ class Record:
     step: int = 0
     state: str | None = None
     losses: tuple[float, ...] = ()
+    sampling: str | None = None
+    download: str | None = None
 
     @classmethod
     def opened(cls, path: Path, settings: Mapping[str, Any]) -> "Record":
@@ -116,9 +119,7 @@ class Record:
             return cls(path, dict(settings))
         try:
             found = json.loads(path.read_text(encoding="utf-8"))
-            record = cls(
-                path, found["settings"], int(found["step"]), found["state"], tuple(map(float, found["losses"]))
-            )
+            record = cls(path, **(found | {"losses": tuple(map(float, found["losses"]))}))
             others = [key for key in {**record.settings, **settings} if record.settings.get(key) != settings.get(key)]
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ConfigError(f"{path} is no record of a training. Choose another folder.") from error
