@@ -22,7 +22,7 @@ test-slow: .venv/installed-dev
 ifneq ($(wildcard $(TINKER_SERVER)),)
 test-tinker: .venv/installed-dev .venv.tinker-server/installed .venv.tinker-server/sdk-0.35.0
 	TINKER_SERVER_VENV=$(CURDIR)/.venv.tinker-server TINKER_OLD_SDK=$(CURDIR)/.venv.tinker-server/sdk-0.35.0 \
-	  $(BIN)/python -m pytest -o addopts="--strict-markers" tests/real_server
+	  $(BIN)/python -m pytest -o addopts="--strict-markers" -W ignore::ResourceWarning tests/real_server
 else
 test-tinker:
 	@echo "Skipped: $(TINKER_SERVER) is not here, which holds the real server. All other tests do without it."

@@ -15,6 +15,7 @@ from src.models.likelihood import token_log_probabilities
 from src.models.trials import instead, scaled, trials
 from src.models.update_report import report_update, singular_values
 from src.pipeline import verify_adapter
+from src.tinker import TinkerClient
 from src.tinker.client import Served
 from tests.conftest import lora_tensors, random_llama, write_adapter
 from tests.test_pipeline import cli
@@ -244,6 +245,59 @@ def test_a_model_that_was_tried_with_other_tensors_is_the_same_afterwards(truth,
     with pytest.raises(ZeroDivisionError), instead(truth, scaled(trained, 2), trained):
         _ = 1 / 0
     assert np.array_equal(token_log_probabilities(truth, [[1, 2, 3, 4]])[0], before)
+
+
+class Sampler:
+    """The SDK's sampling client, as far as it is used."""
+
+    def __init__(self, answers):
+        self.answers = answers
+
+    def get_base_model(self):
+        return "base"
+
+    def compute_logprobs(self, prompt):
+        return self.answers(prompt.to_ints())
+
+
+def sdk_with(monkeypatch, answers):
+    """A `TinkerClient` whose service gives these log-probabilities; what it was asked for is in the list."""
+    import tinker
+
+    asked = []
+
+    class Service:
+        def __init__(self, **_):
+            pass
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            asked.append("closed")
+
+        def create_sampling_client(self, **which):
+            asked.append(which)
+            return Sampler(answers)
+
+    monkeypatch.setattr(tinker, "ServiceClient", Service)
+    return TinkerClient("tml-key", timeout=5, build_timeout=5), asked
+
+
+@pytest.mark.parametrize("first", [[None], []])
+def test_tinkers_answer_is_read_with_and_without_the_first_token(monkeypatch, first):
+    client, asked = sdk_with(monkeypatch, lambda ids: [*first, *(-float(token) for token in ids[1:])])
+    served = client.log_probabilities(CHECKPOINT, [[1, 2, 3], [4, 5]])
+    assert [row.tolist() for row in served.tuned] == [[-2, -3], [-5]]
+    assert [row.tolist() for row in served.base] == [[-2, -3], [-5]]
+    assert asked == [{"model_path": CHECKPOINT}, {"base_model": "base"}, "closed"]
+
+
+@pytest.mark.parametrize("answer", [[-1.0], [None, -1.0, None], [None, -1.0, float("nan")], []])
+def test_an_answer_without_a_number_for_every_token_is_refused(monkeypatch, answer):
+    client, _ = sdk_with(monkeypatch, lambda ids: answer)
+    with pytest.raises(DownloadError, match="log-probabilities for 3 tokens"):
+        client.log_probabilities(CHECKPOINT, [[1, 2, 3]])
 
 
 class TestTheUpdateInNumbers:

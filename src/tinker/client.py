@@ -161,11 +161,11 @@ class TinkerClient:
         """
 
         def call() -> Served:
-            service = self._sdk.ServiceClient(api_key=self._api_key)
-            tuned = _result(service.create_sampling_client(model_path=checkpoint), self.build_timeout)
-            name = tuned.get_base_model()
-            base = _result(service.create_sampling_client(base_model=name), self.build_timeout)
-            return Served(name, self._scored(tuned, token_ids), self._scored(base, token_ids))
+            with self._sdk.ServiceClient(api_key=self._api_key) as service:
+                tuned = _result(service.create_sampling_client(model_path=checkpoint), self.build_timeout)
+                name = tuned.get_base_model()
+                base = _result(service.create_sampling_client(base_model=name), self.build_timeout)
+                return Served(name, self._scored(tuned, token_ids), self._scored(base, token_ids))
 
         return self._within(self.build_timeout, f"asking for log-probabilities of {checkpoint}", call)
 
