@@ -16,7 +16,7 @@ from src.models.trials import instead, scaled, trials
 from src.models.update_report import report_update, singular_values
 from src.pipeline import verify_adapter
 from src.tinker import TinkerClient
-from src.tinker.client import Served
+from src.tinker.served import Served
 from tests.conftest import lora_tensors, random_llama, write_adapter
 from tests.test_pipeline import cli
 

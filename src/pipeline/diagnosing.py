@@ -10,7 +10,7 @@ from tqdm.auto import tqdm
 from src.adapters import WEIGHTS_NAME, Adapter, read_tensors
 from src.models.likelihood import token_log_probabilities
 from src.models.trials import Tensors, instead, scaled, trials
-from src.tinker.client import Served
+from src.tinker.served import Served
 
 _STEP = 0.01  # of lora_alpha, by which its slope is measured
 _OCTAVES = np.arange(-5, 5.5, 0.5)  # of lora_alpha, in which the right one is looked for

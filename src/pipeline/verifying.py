@@ -21,8 +21,8 @@ from src.models.update_report import UpdateReport, report_update
 from src.pipeline.diagnosing import diagnose, largest_gap, noticeable_alpha
 from src.pipeline.results import versions
 from src.tinker import TinkerClient
-from src.tinker.client import Served
 from src.tinker.credentials import credentials_source
+from src.tinker.served import Served
 
 log = logging.getLogger(__name__)
 

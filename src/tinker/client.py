@@ -9,35 +9,17 @@ import contextlib
 import multiprocessing
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
-
 from src.errors import CredentialsError, DownloadError, MissingExtraError, ProbingError
 from src.tinker.credentials import check_credentials
+from src.tinker.served import Served, TokenIds, ask
 from src.tinker.transfer import RemoteFile
 
 T = TypeVar("T")
-_RECORDED = ("base_model", "is_lora", "lora_rank", "train_unembed")
-
-
-@dataclass(frozen=True)
-class Served:
-    """Natural log-probabilities that Tinker gives: of each text an array (tokens - 1,).
-
-    Attributes:
-        base_model: the name of the model that the checkpoint was trained on.
-        tuned: under the checkpoint.
-        base: under its base model.
-    """
-
-    base_model: str
-    tuned: tuple[np.ndarray, ...]
-    base: tuple[np.ndarray, ...]
 
 
 class TinkerClient:
@@ -79,6 +61,25 @@ class TinkerClient:
             return [model.model_name for model in capabilities.supported_models if model.model_name]
 
         return self._within(self.timeout, "asking for the supported models", call)
+
+    def log_probabilities(self, checkpoint: str, token_ids: TokenIds) -> Served:
+        """What a checkpoint gives every token of these texts but the first, and what its base model gives them.
+
+        Args:
+            checkpoint: one that Tinker samples from, as `save_weights_for_sampler` or `save_state` returns it.
+            token_ids: of each text, two or more, as the base model's tokenizer gives them.
+
+        Raises:
+            CredentialsError, DownloadError: as `get_supported_models`; also a checkpoint that is not sampled from.
+        """
+
+        def call() -> Served:
+            with self._sdk.ServiceClient(api_key=self._api_key) as service:
+                return ask(
+                    self._sdk, service, checkpoint, token_ids, wait=lambda value: _result(value, self.build_timeout)
+                )
+
+        return self._within(self.build_timeout, f"asking for log-probabilities of {checkpoint}", call)
 
     def create_training_client(self, base_model: str, **lora: Any) -> Any:
         """The SDK's `TrainingClient` for a new LoRA on `base_model`, ready to train.
@@ -144,42 +145,11 @@ class TinkerClient:
         """
 
         def call() -> dict[str, Any]:
+            recorded = ("base_model", "is_lora", "lora_rank", "train_unembed")
             found = _result(self._rest().get_weights_info_by_tinker_path(path), self.timeout)
-            return {name: getattr(found, name, None) for name in _RECORDED}
+            return {name: getattr(found, name, None) for name in recorded}
 
         return self._within(self.timeout, f"asking what {path} is", call)
-
-    def log_probabilities(self, checkpoint: str, token_ids: Sequence[Sequence[int]]) -> Served:
-        """What a checkpoint gives every token of these texts but the first, and what its base model gives them.
-
-        Args:
-            checkpoint: one that Tinker samples from, as `save_weights_for_sampler` or `save_state` returns it.
-            token_ids: of each text, two or more, as the base model's tokenizer gives them.
-
-        Raises:
-            CredentialsError, DownloadError: as `list_files`; also a kind of checkpoint that is not sampled from.
-        """
-
-        def call() -> Served:
-            with self._sdk.ServiceClient(api_key=self._api_key) as service:
-                tuned = _result(service.create_sampling_client(model_path=checkpoint), self.build_timeout)
-                name = tuned.get_base_model()
-                base = _result(service.create_sampling_client(base_model=name), self.build_timeout)
-                return Served(name, self._scored(tuned, token_ids), self._scored(base, token_ids))
-
-        return self._within(self.build_timeout, f"asking for log-probabilities of {checkpoint}", call)
-
-    def _scored(self, sampler: Any, token_ids: Sequence[Sequence[int]]) -> tuple[np.ndarray, ...]:
-        asked = [sampler.compute_logprobs(self._sdk.ModelInput.from_ints(list(ids))) for ids in token_ids]
-        rows = []
-        for ids, answer in zip(token_ids, asked, strict=True):
-            given = _result(answer, self.build_timeout)
-            # Some servers leave the first token out, others give None for it: it has no log-probability.
-            row = np.array([np.nan if value is None else value for value in given], dtype=float)[-(len(ids) - 1) :]
-            if len(row) != len(ids) - 1 or not np.isfinite(row).all():
-                raise DownloadError(f"Tinker gave {len(row)} log-probabilities for {len(ids)} tokens, or no numbers.")
-            rows.append(row)
-        return tuple(rows)
 
     def _rest(self) -> Any:
         if hasattr(self._sdk, "RestClient"):
