@@ -2,6 +2,8 @@
 
 import json
 import math
+import runpy
+import sys
 
 import numpy as np
 import pytest
@@ -202,3 +204,19 @@ class TestTheWholeTraining:
         path.write_text(path.read_text().replace("which", "who"))
         with pytest.raises(ConfigError, match="texts_sha256"):
             self.run(monkeypatch, tokenizer, mmlu_folder, [])
+
+
+def test_the_script_counts_first_and_says_in_a_sentence_what_is_missing(model_folder, mmlu_folder, monkeypatch, capsys):
+    for name in ("TINKER_API_KEY", "TINKER_CREDENTIAL_CMD"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(mmlu_folder))
+    options = ["--base-model", "m", "--model", model_folder, "--path", mmlu_folder, "--output-dir", mmlu_folder / "out"]
+    monkeypatch.setattr(sys, "argv", ["tinker_finetune.py", *map(str, options), "--dry-run"])
+    with pytest.raises(SystemExit, match=r"^tinker_finetune\.py: TINKER_API_KEY not found"):
+        runpy.run_path("experiments/tinker_finetune.py", run_name="__main__")
+    monkeypatch.setenv("TINKER_API_KEY", "tml-key")
+    runpy.run_path("experiments/tinker_finetune.py", run_name="__main__")
+    counted = capsys.readouterr().out
+    assert counted.startswith("5 questions of mmlu: ")
+    assert "10 of them answers" in counted
+    assert not (mmlu_folder / "out").exists()
