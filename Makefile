@@ -3,10 +3,11 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
+TINKER_SERVER := ../shared/tinker/server
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 export MPLBACKEND := Agg
 
-.PHONY: quickstart test test-slow lint format model readme docs clean
+.PHONY: quickstart test test-slow test-tinker lint format model readme docs clean
 
 quickstart: .venv/installed
 	$(BIN)/confprobe run configs/quickstart.yaml
@@ -16,6 +17,16 @@ test: .venv/installed-dev
 
 test-slow: .venv/installed-dev
 	$(BIN)/python -m pytest -m slow
+
+# Workflow 2 against a real server, with the SDK of today and with 0.35 (minutes; ../shared/tinker/server is needed).
+ifneq ($(wildcard $(TINKER_SERVER)),)
+test-tinker: .venv/installed-dev .venv.tinker-server/installed .venv.tinker-server/sdk-0.35.0
+	TINKER_SERVER_VENV=$(CURDIR)/.venv.tinker-server TINKER_OLD_SDK=$(CURDIR)/.venv.tinker-server/sdk-0.35.0 \
+	  $(BIN)/python -m pytest -o addopts="--strict-markers" -W ignore::ResourceWarning tests/real_server
+else
+test-tinker:
+	@echo "Skipped: $(TINKER_SERVER) is not here, which holds the real server. All other tests do without it."
+endif
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .
@@ -40,7 +51,7 @@ docs: .venv/installed
 	$(BIN)/python experiments/configuration_page.py
 
 clean:
-	rm -rf .venv runs cache/quickstart weights/quickstart/converted
+	rm -rf .venv .venv.tinker-server runs cache/quickstart weights/quickstart/converted
 
 .venv/python:
 	$(PYTHON) -m venv .venv
@@ -52,4 +63,14 @@ clean:
 
 .venv/installed-dev: .venv/installed
 	$(PIP) --editable '.[dev,quant,tinker,notebook,inspect]'
+	touch $@
+
+.venv.tinker-server/installed: $(TINKER_SERVER)/requirements.txt
+	$(PYTHON) -m venv .venv.tinker-server
+	.venv.tinker-server/bin/python -m pip --disable-pip-version-check install --quiet $(TINKER_SERVER_PIP_ARGS) -r $<
+	touch $@
+
+# Before 0.36 the SDK gave out archives; it shares all that it needs with the one of today.
+.venv.tinker-server/sdk-0.35.0: .venv/installed-dev
+	$(BIN)/python -m pip --disable-pip-version-check install --quiet --no-deps --upgrade --target $@ tinker==0.35.0
 	touch $@

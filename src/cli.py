@@ -7,7 +7,7 @@ import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -147,6 +147,41 @@ def download(
         _print_json({"peft_adapter": folder})
     else:
         typer.echo(folder)
+
+
+@app.command()
+def verify(
+    adapter: Annotated[str, typer.Argument(help="A PEFT adapter folder, or the OUTPUT_DIR of `confprobe download`.")],
+    model: Annotated[
+        str | None, typer.Option(help="The base model: a hub id or a folder. Default: as recorded with the adapter.")
+    ] = None,
+    checkpoint: Annotated[
+        str | None, typer.Option(help="The tinker:// path to compare with. Default: as recorded with the adapter.")
+    ] = None,
+    quantization: Annotated[Literal["8bit", "4bit"] | None, typer.Option(help="How the base model is loaded.")] = None,
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
+    offline: Annotated[bool, typer.Option("--offline", help="Do not ask Tinker, even with a key.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Is this adapter what was trained? Compares its log-probabilities with Tinker's, base model against base model.
+
+    The certificate goes into checkpoint_info.json. Without a key: the adapter is loaded with all checks, and its
+    update is described in numbers. Exit code 5 where the adapter differs from what Tinker computes.
+    """
+    _quieten_other_libraries()
+    from src.pipeline import verify_adapter
+
+    found = verify_adapter(
+        adapter, model, checkpoint=checkpoint, quantization=quantization, dtype=dtype, offline=offline
+    )
+    if as_json:
+        _print_json(found.as_plain())
+    else:
+        from src.report import print_verification
+
+        print_verification(found.as_plain())
+    if found.verdict == "different":
+        raise typer.Exit(5)
 
 
 @app.command()

@@ -109,7 +109,8 @@ class TestWithService:
         client = TinkerClient()
         assert client.get_supported_models() == [MODEL]
         assert service.key not in repr(client)
-        assert client.checkpoint_info(CHECKPOINT) == {"base_model": MODEL, "is_lora": True, "lora_rank": 4}
+        recorded = {"base_model": MODEL, "is_lora": True, "lora_rank": 4, "train_unembed": None}
+        assert client.checkpoint_info(CHECKPOINT) == recorded
 
     def test_a_training_client_is_ready_when_it_is_returned(self, service):
         training = TinkerClient(api_key=service.key).create_training_client(MODEL, rank=4)

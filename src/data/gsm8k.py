@@ -56,6 +56,10 @@ class GSM8KDataset(ExampleDataset):
             for (question, answer), shots in zip(self._rows(self.split), self._drawn(), strict=False)
         ]
 
+    def solutions(self) -> list[str]:
+        """Of every example in order the worked solution in words, with its calculator marks (<<..>>) and "#### 18"."""
+        return [answer for _, answer in self._rows(self.split)]
+
     def _drawn(self) -> Iterator[list[tuple[str, str]]]:
         """Solved examples of each question in turn, from one stream of random numbers."""
         if not self.shots:

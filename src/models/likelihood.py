@@ -102,3 +102,21 @@ def _scored(model: Any, head: nn.Module, batch: Sequence[tuple[tuple[int, ...], 
         handle.remove()
     scores = logits.log_softmax(-1).gather(1, wanted[:, None])[:, 0].split([len(answer) for _, answer in batch])
     return torch.stack([torch.stack([one.mean(), one.min()]) for one in scores])
+
+
+def token_log_probabilities(model: Any, token_ids: Sequence[Sequence[int]]) -> tuple[np.ndarray, ...]:
+    """What the model gives every token of these texts but the first, given those before it.
+
+    One text at a time, nothing padded or kept: the plainest way there is, to compare others with.
+
+    Returns:
+        natural log-probabilities, float64 (computed in float32), of each text an array (tokens - 1,).
+    """
+    device = model.get_input_embeddings().weight.device
+    rows = []
+    for text in token_ids:
+        ids = torch.tensor([list(text)], device=device)
+        with torch.inference_mode():
+            scores = model(input_ids=ids, use_cache=False).logits[0, :-1].float().log_softmax(-1)
+        rows.append(scores.gather(1, ids[0, 1:, None].to(scores.device))[:, 0].double().cpu().numpy())
+    return tuple(rows)

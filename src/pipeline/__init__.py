@@ -12,17 +12,29 @@ if TYPE_CHECKING:
     from src.pipeline.folder import read_results, write_report
     from src.pipeline.job import RunResult, run
     from src.pipeline.plan import Plan, make_plan
+    from src.pipeline.verifying import Verification, verify_adapter
 
-__all__ = ["Plan", "RunResult", "make_plan", "read_results", "run", "write_report"]
+__all__ = [
+    "Plan",
+    "RunResult",
+    "Verification",
+    "make_plan",
+    "read_results",
+    "run",
+    "verify_adapter",
+    "write_report",
+]
 
 __getattr__ = lazy_exports(
     __name__,
     {
         "Plan": "plan",
         "RunResult": "job",
+        "Verification": "verifying",
         "make_plan": "plan",
         "read_results": "folder",
         "run": "job",
+        "verify_adapter": "verifying",
         "write_report": "folder",
     },
 )

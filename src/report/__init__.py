@@ -13,12 +13,14 @@ if TYPE_CHECKING:
     from src.report.listing import print_contexts, print_findings, print_plan
     from src.report.notebook import render_summary
     from src.report.terminal import print_report
+    from src.report.verification import print_verification
 
 __all__ = [
     "print_contexts",
     "print_findings",
     "print_plan",
     "print_report",
+    "print_verification",
     "render_html",
     "render_summary",
     "verdict",
@@ -31,6 +33,7 @@ __getattr__ = lazy_exports(
         "print_findings": "listing",
         "print_plan": "listing",
         "print_report": "terminal",
+        "print_verification": "verification",
         "render_html": "html",
         "render_summary": "notebook",
         "verdict": "conclusions",

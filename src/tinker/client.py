@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 from src.errors import CredentialsError, DownloadError, MissingExtraError, ProbingError
 from src.tinker.addresses import RemoteFile
 from src.tinker.credentials import check_credentials
+from src.tinker.served import Served, TokenIds, ask
 
 log = logging.getLogger(__name__)
 
@@ -69,6 +70,25 @@ class TinkerClient:
             return [model.model_name for model in capabilities.supported_models if model.model_name]
 
         return self._within(self.timeout, "asking for the supported models", call)
+
+    def log_probabilities(self, checkpoint: str, token_ids: TokenIds) -> Served:
+        """What a checkpoint gives every token of these texts but the first, and what its base model gives them.
+
+        Args:
+            checkpoint: one that Tinker samples from, as `save_weights_for_sampler` or `save_state` returns it.
+            token_ids: of each text, two or more, as the base model's tokenizer gives them.
+
+        Raises:
+            CredentialsError, DownloadError: as `get_supported_models`; also a checkpoint that is not sampled from.
+        """
+
+        def call() -> Served:
+            with self._sdk.ServiceClient(api_key=self._api_key) as service:
+                return ask(
+                    self._sdk, service, checkpoint, token_ids, wait=lambda value: _result(value, self.build_timeout)
+                )
+
+        return self._within(self.build_timeout, f"asking for log-probabilities of {checkpoint}", call)
 
     def create_training_client(self, base_model: str, **lora: Any) -> Any:
         """The SDK's `TrainingClient` for a new LoRA on `base_model`, ready to train.
@@ -160,15 +180,16 @@ class TinkerClient:
             self._close(service)
 
     def checkpoint_info(self, path: str) -> dict[str, Any]:
-        """What Tinker has recorded of a checkpoint: base_model, is_lora, lora_rank.
+        """What Tinker has recorded of a checkpoint: base_model, is_lora, lora_rank, train_unembed (None: not said).
 
         Raises:
             CredentialsError, DownloadError: as `list_files`.
         """
 
         def call() -> dict[str, Any]:
+            recorded = ("base_model", "is_lora", "lora_rank", "train_unembed")
             found = _result(self._rest().get_weights_info_by_tinker_path(path), self.timeout)
-            return {name: getattr(found, name, None) for name in ("base_model", "is_lora", "lora_rank")}
+            return {name: getattr(found, name, None) for name in recorded}
 
         return self._within(self.timeout, f"asking what {path} is", call)
 
