@@ -27,7 +27,7 @@ def page() -> str:
         for key, field in definition["properties"].items():
             allowed = _allowed(field, schema)
             default = _default(field) if key not in definition.get("required", []) else "(needed)"
-            parts.append(f"| `{key}` | {default} | {allowed} | {field['description']} |")
+            parts.append(f"| `{key}` | {default} | {allowed} | {' '.join(field['description'].split())} |")
     return "\n".join(parts) + "\n"
 
 

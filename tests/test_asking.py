@@ -1,6 +1,7 @@
 """Beyond the answer: several positions, stated confidence, answers that cannot be read, trained questions."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -8,9 +9,9 @@ import pytest
 import torch
 
 from src.config import load_config
-from src.data import QADataset
+from src.data import Example, QADataset
 from src.data.scoring import stated_probability
-from src.data.trained_on import FILE_NAME
+from src.data.trained_on import FILE_NAME, apart, read_trained_on
 from src.errors import ConfigError, DataError
 from src.models.answering import answer_choices, letter_states
 from src.pipeline import run
@@ -79,6 +80,7 @@ def test_a_run_chooses_among_layers_and_positions(tmp_path, model_folder, choice
     [
         ({"extraction": {"position": "last_answer"}}, r"'last_answer', but .* Choose last_prompt or answer_letter"),
         ({"data": {"unparsed": "drop"}}, "can always be read"),
+        ({"data": {"answer_by": "generation"}, "extraction": {"position": "end_of_thinking"}}, "data.thinking does"),
         ({"data": {"answer_by": "generation", "marking": "contains"}, "extraction": {"position": "answer_letter"}},
          "marked by 'contains'"),
     ],
@@ -133,6 +135,9 @@ def test_answers_that_cannot_be_read_are_wrong_or_left_out_as_configured(tmp_pat
         folder = {"dir": str(tmp_path / unparsed)}
         found[unparsed] = run(settings(tmp_path, model_folder, path, data=data, run=folder)).results
     counted, left_out = (found[key]["variants"]["base"] for key in ("wrong", "drop"))
+    assert (counted["unreadable"], left_out["unreadable"]) == (40, 40)
+    assert any("40 of 160 answers of the base model nothing was found" in s for s in found["wrong"]["verdict"])
+    assert any("are left out, so all numbers are about the" in s for s in found["drop"]["verdict"])
     assert counted["status"] == left_out["status"] == {"nothing found": 40, "answered": 120}
     assert counted["scores"]["own_probability"]["answered"]["n"] < counted["scores"]["own_probability"]["all"]["n"]
     # Left out, all that is left is what was answered.
@@ -206,11 +211,27 @@ class TestTrainedOn:
         assert [example.tag for example in marked] == ["fine-tuned on"] * 7 + ["new"] * 113
         assert [example.id for example in marked] == [example.id for example in examples]
 
+    def test_a_tag_of_its_own_stays(self):
+        first, second = Example("q", "a", tag="rare"), Example("r", "a", tag="rare")
+        tagged = apart([first, second], frozenset([first.id]), Path("f"), refuse=False)
+        assert [example.tag for example in tagged] == ["rare, fine-tuned on", "rare, new"]
+
+    def test_a_folder_or_a_dangling_link_of_that_name_is_an_error(self, adapter):
+        (adapter / FILE_NAME).symlink_to(adapter / "gone")
+        with pytest.raises(DataError, match="cannot be read"):
+            read_trained_on(adapter)
+        (adapter / FILE_NAME).unlink()
+        (adapter / FILE_NAME).mkdir()
+        with pytest.raises(DataError, match="cannot be read"):
+            read_trained_on(adapter)
+
     def test_other_questions_stay_as_they_are(self, tmp_path, model_folder, choices, adapter):
         (adapter / FILE_NAME).write_text('{"ids": ["0000000000000000"]}')
         assert {e.tag for e in self.plan(tmp_path, model_folder, choices, adapter).questions.examples} == {""}
 
-    @pytest.mark.parametrize("content", ["", "[]", '{"ids": 3}', '{"ids": [1]}', "{" * 5000])
+    @pytest.mark.parametrize(
+        "content", ["", "[]", '{"ids": ["a"], "ids": []}', '{"ids": 3}', '{"ids": [1]}', "{" * 5000]
+    )
     def test_a_file_that_cannot_be_read_is_an_error(self, tmp_path, model_folder, choices, adapter, content):
         (adapter / FILE_NAME).write_text(content)
         with pytest.raises(DataError, match=r"trained_on\.json"):

@@ -48,6 +48,10 @@ class TestTemplate:
         assert made.continuations == (" A", " B")
         assert made.id == EXAMPLE.id
 
+    def test_loops_know_where_they_are(self):
+        text = "{{ question }}{% for _, text in choices %}\n{{ text|trim }}{{ ';' if not loop.last }}{% endfor %}"
+        assert from_template(EXAMPLE, text, answer_by_letter=True).prompt == "Which?\nx;\ny"
+
     @pytest.mark.parametrize(
         ("template", "message"),
         [
@@ -59,6 +63,16 @@ class TestTemplate:
             ("{{ 1 / 0 }}", "cannot be filled in"),
             ("{{ question.__class__.__mro__ }}", "cannot be filled in"),
             ("{{ question }}{{ ''.__class__.__base__.__subclasses__() }}", "cannot be filled in"),
+            ("{{ question }}{{ 'a' * 10**10 }}", "operator .* is not possible"),
+            ("{{ question }}{{ '%9999999999s' % 'x' }}", "operator % is not possible"),
+            ("{{ question }}{{ 'x'.ljust(9999999999) }}", "cannot be filled in"),
+            ("{{ question }}{{ 'x'|center(9999999999) }}", "No filter named 'center'"),
+            ("{{ question }}{% for i in range(9) %}x{% endfor %}", "'range' is undefined"),
+            ("{{ question }}{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}", "macros are not possible"),
+            (
+                "{% for a in question %}" * 3 + "{% endfor %}" * 3,
+                "at most 2 loops",
+            ),
         ],
     )
     def test_what_is_wrong_with_one_is_said(self, template, message):

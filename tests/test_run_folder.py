@@ -183,7 +183,7 @@ def test_a_plan_says_what_would_be_done_and_writes_nothing(settings, tmp_path, a
         ),
         ("extraction", {"layers": [2, -1]}, ConfigError, r"name block\.2 twice"),
         ("model", {"tinker_lora_path": "nowhere"}, ValueError, "adapter_config.json not found in nowhere"),
-        ("tinker", {"checkpoint_path": "no.tar", "output_dir": "w"}, OSError, "no checkpoint archive no.tar"),
+        ("tinker", {"checkpoint_path": "no.tar", "output_dir": "w"}, OSError, "no checkpoint archive or folder no.tar"),
     ],
 )
 def test_what_would_stop_a_run_later_is_found_before_weights_are_loaded(

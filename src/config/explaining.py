@@ -47,6 +47,8 @@ def _allowed(found: Any) -> str:
         return f"allowed is {context['expected']}"
     if "ge" in context:
         return f"at least {context['ge']} is needed"
+    if "gt" in context:
+        return f"more than {context['gt']} is needed"
     if "le" in context:
         return f"at most {context['le']} is possible"
     if found["type"] == "too_long":

@@ -51,7 +51,11 @@ def parse_override(text: str) -> tuple[str, Any]:
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
         raise ConfigError(f"--set {text!r} is not of the form a.b=value, such as data.limit=100.")
-    return key.strip(), parse_yaml(value, f"--set {key}")
+    try:
+        return key.strip(), parse_yaml(value, f"--set {key}")
+    except ConfigError as error:
+        hint = " A text with : { or % in it needs quotes of its own, inside those of the shell: --set 'a.b=\"...\"'."
+        raise ConfigError(f"{error}{hint}") from error
 
 
 def _override(values: dict[str, Any], key: str, value: Any) -> None:

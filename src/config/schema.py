@@ -3,7 +3,7 @@
 import os
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
     AfterValidator,
@@ -52,6 +52,21 @@ def _layers(value: Any) -> Any:
 
 InputPath = Annotated[str, AfterValidator(_with_home)]
 OutputFolder = Annotated[str, AfterValidator(_output_folder)]
+
+
+def _positions(value: Any) -> Any:
+    """One position is a list of one."""
+    items = [value] if isinstance(value, str) else value
+    if not isinstance(items, list | tuple) or not items:
+        raise ValueError(f"a position or a list of them is needed: {', '.join(get_args(Position))}")
+    for item in items:
+        if item not in get_args(Position):
+            raise ValueError(f"{item!r} is no position: allowed are {', '.join(get_args(Position))}")
+        if items.count(item) > 1:
+            raise ValueError(f"the position {item!r} is named twice")
+    return items
+
+
 Position = Literal[
     "last_prompt", "answer_letter", "end_of_thinking", "chunk_ends", "first_answer", "last_answer", "mean_answer",
     "before_exact_answer", "exact_answer_first", "exact_answer_last", "after_exact_answer",
@@ -138,13 +153,13 @@ class DataConfig(Section):
     """custom only: the file's own names, such as {question: q, answer: a}."""
     answer_by: Literal["likelihood", "generation"] | None = None
     """Questions with choices: by likelihood (the default) or in words, which are then read; others always in words."""
-    max_new_tokens: StrictInt | None = Field(None, ge=1)
+    max_new_tokens: StrictInt | None = Field(None, ge=1, le=100_000)
     """The most tokens of an answer in words; none: the data set's own number."""
     marking: Literal["exact", "contains", "numeric", "letter", "gsm8k_strict", "gsm8k_flexible"] | None = None
     """How answers in words are judged; none: the data set's own rule, and letter for questions with choices."""
     unparsed: Literal["wrong", "drop"] = "wrong"
-    """Answers in words in which nothing was found, or that were cut: wrong counts them as wrong answers; drop leaves
-    them out of training, and a question that some model left open out of the numbers. They are always counted."""
+    """Answers in words in which nothing was found to mark: wrong counts them as wrong; drop leaves them out of
+    training, and a question that some model left open out of the numbers. They are always counted."""
     trained_on: Literal["refuse", "mark"] = "refuse"
     """Questions that the adapter was fine-tuned on (trained_on.json beside it): refuse stops; mark keeps and tags
     them."""
@@ -164,7 +179,7 @@ class ExtractionConfig(Section):
 
     layers: Layers = "all"
     """Decoder blocks counted from 0 (negative from the end), embeddings, final_norm, or all blocks."""
-    position: Position | Annotated[tuple[Position, ...], Field(min_length=1)] = "last_prompt"
+    position: Annotated[tuple[Position, ...], BeforeValidator(_positions)] = ("last_prompt",)
     """The token whose state is read, or a list to choose from on validation: the prompt's last, the chosen letter; in
     words the one that ends the thinking, the mean over the ends of its chunks, the answer's first, last, the mean of
     all, the first or last that holds the exact answer that was marked, or the one before or after that."""
@@ -172,12 +187,6 @@ class ExtractionConfig(Section):
     """Where states and answers are kept between runs; none: not kept."""
     cache: Literal["optional", "required"] = "optional"
     """Where cache_dir is read-only or full: optional goes on with a warning, required stops."""
-
-    @property
-    def positions(self) -> tuple[Position, ...]:
-        """The positions, each once."""
-        named = (self.position,) if isinstance(self.position, str) else self.position
-        return tuple(dict.fromkeys(named))
 
 
 class ProbeConfig(Section):

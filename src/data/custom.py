@@ -78,12 +78,12 @@ class QADataset(ExampleDataset):
     def _text(self, row: dict[str, Any], field: str, number: int) -> str:
         value = row.get(self.columns[field])
         if value is None or isinstance(value, bool | dict | list) or not str(value).strip():
-            raise row_error(
-                self.path,
-                number,
-                f"{self.columns[field]!r} is {'missing' if value is None else f'no text: {value!r}'}; "
-                f"the row has {sorted(row)}. Name the columns with data.columns",
-            )
+            name = self.columns[field]
+            if value is None:
+                what = f"{name!r} is missing; the row has {sorted(row)}. Name the columns with data.columns"
+            else:
+                what = f"{name!r} is no text: {value!r:.80}"
+            raise row_error(self.path, number, what)
         return str(value).strip()
 
     def _checked_choices(self, choices: Any, number: int) -> tuple[str, ...]:
@@ -94,6 +94,9 @@ class QADataset(ExampleDataset):
             raise row_error(
                 self.path, number, f"choices must be a list of 2 to {len(LETTERS)} texts, not {choices!r:.80}"
             )
+        for choice in choices:
+            if choice is None or isinstance(choice, bool | dict | list) or not str(choice).strip():
+                raise row_error(self.path, number, f"the choice {choice!r:.80} is no text")
         texts = tuple(str(choice) for choice in choices)
         if twice := next((text for text in texts if texts.count(text) > 1), None):
             raise row_error(self.path, number, f"the choice {twice!r} stands there twice")

@@ -65,8 +65,11 @@ class AnsweredDataset(ExampleDataset):
         if not pairs:
             raise DataError(f"{self.path} holds no answers.")
         for number, (example, given) in enumerate(pairs, 1):
-            if not given.response:
+            if not given.response.strip():
                 raise DataError(f"{self.path.name}, answer {number} ({example.prompt[-40:]!r}) is empty: leave it out.")
+        said = sum(given.confidence is not None for _, given in pairs)
+        if 0 < said < len(pairs):
+            raise DataError(f"{self.path.name}: {said} of {len(pairs)} rows have a confidence. Give all of them one.")
         return pairs
 
     def _load(self) -> Iterator[tuple[Example, Given]]:
@@ -77,6 +80,8 @@ class AnsweredDataset(ExampleDataset):
         rows = list(read_rows(self.path))
         if rows and {"doc_id", "arguments"} <= rows[0][1].keys():
             return _from_harness(self.path, rows, self.filter)
+        if self.filter:
+            raise DataError(f"{self.path.name} holds no samples of lm-evaluation-harness: leave data.filter out.")
         return (_own(self.path, number, row) for number, row in rows)
 
 
@@ -97,6 +102,8 @@ def _own(path: Path, number: int, row: dict[str, Any]) -> tuple[Example, Given]:
 
 def _number(path: Path, number: int, name: str, value: Any) -> float:
     try:
+        if isinstance(value, bool):
+            raise TypeError
         return float(value)
     except (TypeError, ValueError) as error:
         raise row_error(path, number, f"{name} is no number: {value!r}") from error

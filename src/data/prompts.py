@@ -11,6 +11,9 @@ from dataclasses import replace
 from typing import Any
 
 import jinja2
+import jinja2.nodes
+from jinja2.exceptions import SecurityError
+from jinja2.runtime import LoopContext
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from src.data.example import LETTERS, Example
@@ -54,10 +57,12 @@ def from_template(example: Example, template: str, *, answer_by_letter: bool) ->
         "subject": example.subject,
     }
     try:
+        _check_template(template)
         prompt = _environment().from_string(template).render(values).rstrip()
-    except (jinja2.TemplateError, TypeError, ValueError, ArithmeticError) as error:
+    except (jinja2.TemplateError, TypeError, ValueError, ArithmeticError, RecursionError) as error:
+        reason = str(error).rstrip(".")
         raise ConfigError(
-            f"data.template cannot be filled in: {error}. It may name question, choices (letter, text) and subject."
+            f"data.template cannot be filled in: {reason}. It may name question, choices (letter, text) and subject."
         ) from error
     if example.question.strip() not in prompt:
         raise ConfigError(f"data.template leaves the question out: {prompt[:80]!r}. Put {{{{ question }}}} into it.")
@@ -70,10 +75,42 @@ def from_template(example: Example, template: str, *, answer_by_letter: bool) ->
     return replace(example, prompt=prompt, continuations=letters(example.choices))
 
 
+_FILTERS = ("capitalize", "default", "first", "join", "last", "length", "lower", "replace", "title", "trim", "upper")
+_MOST_NESTED = 2
+
+
+class _Environment(ImmutableSandboxedEnvironment):
+    """Templates are input from outside: they cannot reach into Python, run for ever, or fill the memory."""
+
+    intercepted_binops = frozenset(("*", "**", "%"))
+
+    def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+        raise SecurityError(f"the operator {operator} is not possible in a template")
+
+    def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
+        return isinstance(obj, LoopContext) and super().is_safe_attribute(obj, attr, value)
+
+
 @functools.cache
 def _environment() -> jinja2.Environment:
-    """Templates are input from outside: no access to Python's own attributes, and a name unknown is an error."""
-    return ImmutableSandboxedEnvironment(undefined=jinja2.StrictUndefined, keep_trailing_newline=False)
+    environment = _Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=False)
+    environment.globals.clear()
+    environment.filters = {name: environment.filters[name] for name in _FILTERS}
+    return environment
+
+
+def _check_template(template: str) -> None:
+    """Raises jinja2.TemplateError where it is no template, or holds what could run for ever."""
+    tree = _environment().parse(template)
+    if tree.find(jinja2.nodes.Macro):
+        raise SecurityError("macros are not possible in a template")
+    if _nested(tree) > _MOST_NESTED:
+        raise SecurityError(f"at most {_MOST_NESTED} loops may stand in each other")
+
+
+def _nested(node: jinja2.nodes.Node) -> int:
+    inner = max(map(_nested, node.iter_child_nodes()), default=0)
+    return inner + isinstance(node, jinja2.nodes.For)
 
 
 def as_chat(example: Example, tokenizer: Any) -> Example:

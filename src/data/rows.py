@@ -47,9 +47,12 @@ def _read_csv(path: Path) -> Rows:
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file, strict=True)
+            names = reader.fieldnames or ()
+            if len(set(names)) < len(names):
+                raise DataError(f"{path.name}: two columns have the same name ({', '.join(names)}).")
             for number, row in enumerate(reader, 1):
                 if None in row or None in row.values():
-                    raise row_error(path, number, f"it has another number of cells than the {len(row)} names")
+                    raise row_error(path, number, f"it has another number of cells than the {len(names)} names")
                 yield number, dict(row)
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not UTF-8 text (byte {error.start:,}). Save it as UTF-8.") from error

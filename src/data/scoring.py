@@ -77,14 +77,19 @@ def mark(text: str, target: str, *, rule: str, choices: Sequence[str] = ()) -> M
 
 
 def _words(text: str) -> str:
-    return " ".join(word for word in normalised(text).split() if word not in ("a", "an", "the"))
+    """SQuAD's normal form; a text that it would leave nothing of stays as it is."""
+    words = normalised(text)
+    return " ".join(word for word in words.split() if word not in ("a", "an", "the")) or words
 
 
 def _mark_words(text: str, target: str, *, whole: bool) -> Mark:
-    found, wanted = _words(text), _words(target)
     if not text.strip():
         return NOTHING_FOUND
-    correct = found == wanted if whole else f" {wanted} " in f" {found} "
+    if re.search(r"\w", target):
+        found, wanted = f" {_words(text)} ", f" {_words(target)} "
+    else:  # a sign, such as "?" or "+"
+        found, wanted = text.strip(), target.strip()
+    correct = found == wanted if whole else wanted in found
     there = None if whole else _standing(target, text)
     start = len(text) - len(text.lstrip())
     span = there.span() if there else (start, start + len(text.strip()))

@@ -4,15 +4,20 @@ A fine-tuning leaves `trained_on.json` with the adapter: {"dataset": "gsm8k", "i
 the `Example`s.
 """
 
-import json
+import logging
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from src.adapters.settings import parse_object
 from src.data.example import Example
-from src.errors import DataError
+from src.errors import AdapterError, DataError
+
+log = logging.getLogger(__name__)
 
 FILE_NAME = "trained_on.json"
+_MOST_CHARACTERS = 256 << 20
 TRAINED, NEW = "fine-tuned on", "new"
 
 
@@ -23,20 +28,20 @@ def read_trained_on(adapter_folder: str | Path) -> tuple[Path, frozenset[str]] |
         DataError: a file that is not what a fine-tuning writes.
     """
     folder = Path(adapter_folder).expanduser()
-    path = next((p for p in (folder / FILE_NAME, folder.parent / FILE_NAME) if p.is_file()), None)
+    path = next((p for p in (folder / FILE_NAME, folder.parent / FILE_NAME) if os.path.lexists(p)), None)
     if path is None:
         return None
     try:
-        ids = json.loads(path.read_text(encoding="utf-8"))["ids"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise DataError(f'{path} cannot be read as {{"ids": [...]}} ({type(error).__name__}).') from error
+        ids = parse_object(path.read_text(encoding="utf-8"), name=str(path), limit=_MOST_CHARACTERS).get("ids")
+    except (OSError, UnicodeDecodeError, AdapterError) as error:
+        raise DataError(f"{path}, which says what the adapter was fine-tuned on, cannot be read: {error}") from error
     if not isinstance(ids, list) or not all(isinstance(one, str) for one in ids):
-        raise DataError(f"{path}: ids must be a list of texts.")
+        raise DataError(f'{path} must hold {{"ids": [...]}}, with the ids of questions as texts.')
     return path, frozenset(ids)
 
 
 def apart(examples: Sequence[Example], ids: frozenset[str], path: Path, *, refuse: bool) -> tuple[Example, ...]:
-    """The examples, tagged "fine-tuned on" or "new" where some of them were trained on.
+    """The examples, tagged "fine-tuned on" or "new" (after a tag of their own) where some of them were trained on.
 
     Args:
         examples: the questions of a run.
@@ -49,6 +54,7 @@ def apart(examples: Sequence[Example], ids: frozenset[str], path: Path, *, refus
     """
     known = [example for example in examples if example.id in ids]
     if not known:
+        log.info("%s names %d questions; none of them is asked.", path, len(ids))
         return tuple(examples)
     if refuse:
         raise DataError(
@@ -56,4 +62,8 @@ def apart(examples: Sequence[Example], ids: frozenset[str], path: Path, *, refus
             f"{known[0].question[:60]!r}, {known[0].id}): the numbers would show memory. Ask others, or set "
             "data.trained_on: mark to keep them, tagged."
         )
-    return tuple(replace(example, tag=TRAINED if example.id in ids else NEW) for example in examples)
+    return tuple(_tagged(example, TRAINED if example.id in ids else NEW) for example in examples)
+
+
+def _tagged(example: Example, tag: str) -> Example:
+    return replace(example, tag=f"{example.tag}, {tag}" if example.tag else tag)

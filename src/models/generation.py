@@ -104,6 +104,7 @@ def answer_freely(
     if not prompts:
         raise DataError("There are no prompts to answer.")
     marks, context = thinking_marks(tokenizer, thinking), context_length(model)
+    max_new_tokens = min(max_new_tokens, context or max_new_tokens)
     # In a thinking block a stop string is no end; what follows it in the answer is cut off when it is read.
     ending = () if thinking else stop
     tokens = tokenize(tokenizer, prompts, limit=prompt_limit(model, max_new_tokens), truncation=truncation)

@@ -44,5 +44,7 @@ class Asked:
 
     @property
     def answered(self) -> np.ndarray:
-        """(n,) True where an answer was given and found: not cut, and with something to mark."""
-        return np.array([status == ANSWERED for status in self.status])
+        """(n,) True where there was something to mark: a choice, or an answer in which something was found."""
+        if not self.marks:
+            return np.ones(len(self.answers), dtype=bool)
+        return np.array([mark.extracted is not None for mark in self.marks])

@@ -1,5 +1,6 @@
 """Stage 3: one model's answers, marked, with its own confidence and the hidden states."""
 
+import logging
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,8 @@ from src.pipeline.asking_again import SELF_CONSISTENCY, ask_again, self_consiste
 from src.pipeline.asking_given import take_given
 from src.pipeline.positions import places_of, read_positions
 from src.pipeline.questions import Questions
+
+log = logging.getLogger(__name__)
 
 
 def ask(
@@ -77,7 +80,7 @@ def _ask_choices(
     signals = {"entropy": answers.entropy, "margin": answers.margin, "choice_mass": answers.mass}
     signals |= ask_again(model, tokenizer, questions, letters, config, label=label)
     extraction, hidden = config.extraction, {"last_prompt": answers.hidden}
-    if "answer_letter" in extraction.positions:
+    if "answer_letter" in extraction.position:
         hidden["answer_letter"] = letter_states(
             model, answers, layers, cache_dir=extraction.cache_dir, cache=extraction.cache
         )
@@ -87,8 +90,8 @@ def _ask_choices(
         correct=np.array(correct, dtype=np.float64),
         confidence=answers.confidence,
         signals=signals,
-        places=places_of(extraction.positions, layers),
-        hidden=np.concatenate([hidden[position] for position in extraction.positions], axis=1),
+        places=places_of(extraction.position, layers),
+        hidden=np.concatenate([hidden[position] for position in extraction.position], axis=1),
         status=(ANSWERED,) * len(letters),
         marks=(),
         elsewhere={},
@@ -112,6 +115,8 @@ def _ask_freely(
         thinking=config.data.thinking,
         progress=f"{label}: answers",
     )
+    if config.data.thinking and not any(answers.thought_ids):
+        log.warning("%s: no answer has a thinking block: is data.thinking %r right?", label, config.data.thinking)
     marks = tuple(
         mark(text, example.target, rule=questions.marking, choices=example.choices)
         for text, example in zip(answers.texts, questions.examples, strict=True)
@@ -129,7 +134,7 @@ def _ask_freely(
         correct=np.array([one.correct for one in marks], dtype=np.float64),
         confidence=answers.confidence,
         signals=signals,
-        places=places_of(extraction.positions, layers),
+        places=places_of(extraction.position, layers),
         hidden=hidden,
         status=tuple(map(_status, marks, answers.finished, answers.cut_while_thinking)),
         marks=marks,

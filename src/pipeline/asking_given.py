@@ -34,7 +34,7 @@ def take_given(
         correct=np.array([one.correct for one in questions.given]),
         confidence=np.array([mine if given is None else given for given, mine in zip(said, own, strict=True)]),
         signals={"least_log_probability": likelihood.least, "perplexity": np.exp(-likelihood.mean)},
-        places=places_of(extraction.positions, layers),
+        places=places_of(extraction.position, layers),
         hidden=hidden,
         status=(ANSWERED,) * len(answers.texts),
         marks=(),

@@ -57,7 +57,7 @@ class Judge:
     ) -> "Judge":
         """Draw the resamples by question."""
         answered = np.logical_and.reduce([one.answered[test] for one in asked])
-        subjects = np.array([examples[row].subject for row in test])
+        subjects = np.array([_part_name(examples[row].subject) for row in test])
         tags = np.array([examples[row].tag for row in test])
         weights = question_weights(groups[test], config.bootstrap, seed)
         return cls(test, subjects, tags, answered, weights, config.bins, seed)
@@ -177,6 +177,11 @@ def _advantages(scored: Mapping[str, Mapping[str, Scored]]) -> dict[str, Any]:
         }
         for other in (OWN, TEXT)
     }
+
+
+def _part_name(subject: str) -> str:
+    """Subjects that are called like a part of all questions are told apart from it."""
+    return f"{subject} (subject)" if subject in (ALL, ANSWERED) else subject
 
 
 def _selected(chosen: PlaceResult) -> dict[str, Any]:

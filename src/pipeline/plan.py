@@ -86,13 +86,16 @@ def make_plan(config: Config) -> Plan:
         questions = as_chat(questions, model_loader(config, None).tokenizer())
     splits = split_examples(questions.examples, seed=config.experiment.seed)
     if not splits.test.size:
-        raise ConfigError(f"None of {len(questions.examples)} questions fell into the test split: use more of them.")
+        different = len(set(splits.groups))
+        raise ConfigError(
+            f"None of {len(questions.examples)} questions ({different} different) fell into the test split: use more."
+        )
     skeleton = model_loader(config, None if config.conversion else config.adapter_folder).skeleton()
     layers, width = _layers(config, skeleton)
     variants = 1 if config.adapter_folder is None else 2
     sizes = [(p.numel(), p.element_size()) for p in skeleton.parameters()]
     weight_bytes = sum(count * size for count, size in sizes)
-    places = len(layers) * len(config.extraction.positions)
+    places = len(layers) * len(config.extraction.position)
     state_bytes = variants * len(questions.examples) * places * width * sizes[0][1]
     return Plan(
         questions=questions,

@@ -20,7 +20,7 @@ def read_positions(
     layers: tuple[str, ...],
 ) -> tuple[np.ndarray, dict[str, int]]:
     """(n, places, d) at all configured positions of answers in words, and how many answers lack each (see `Asked`)."""
-    positions = config.extraction.positions
+    positions = config.extraction.position
     states = answer_states(
         model,
         tokenizer,

@@ -94,6 +94,7 @@ def _baselines(
     found = {
         name: signal_confidence(signal[splits.train], y, signal[splits.val], y_val, signal[splits.test])
         for name, signal in asked.signals.items()
+        if not np.isnan(signal[splits.train]).all()
     }
     assessor = SurfaceAssessor().fit(surface(splits.train), y, surface(splits.val), y_val)
     found[SURFACE] = assessor.predict(surface(splits.test))

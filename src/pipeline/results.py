@@ -15,6 +15,7 @@ import numpy as np
 from src import __version__
 from src.data.example import Example
 from src.data.splits import SPLITS, Splits
+from src.data.trained_on import TRAINED
 from src.pipeline.asked import Asked
 from src.pipeline.probing import Probed
 
@@ -78,6 +79,7 @@ def data_facts(examples: tuple[Example, ...], splits: Splits, chance: float) -> 
         "subjects": subjects,
         "splits": {name: len(getattr(splits, name)) for name in SPLITS},
         "repeated": splits.repeated,
+        "trained_on": sum(example.tag.endswith(TRAINED) for example in examples),
     }
 
 
@@ -86,6 +88,7 @@ def asking_facts(asked: Asked) -> dict[str, Any]:
     return {
         "accuracy_all_questions": float(asked.correct.mean()),
         "status": dict(Counter(asked.status)),
+        "unreadable": int((~asked.answered).sum()),
         "truncated": asked.truncated,
         "elsewhere": asked.elsewhere,
         "unsaid": {name: count for name, values in asked.signals.items() if (count := int(np.isnan(values).sum()))},

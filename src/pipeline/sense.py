@@ -16,11 +16,13 @@ def check_settings(config: Config, questions: Questions) -> None:
         _check_given(config)
     elif questions.with_choices:
         _check_choices(config)
-    elif "answer_letter" in config.extraction.positions and questions.marking != "letter":
+    elif "answer_letter" in config.extraction.position and questions.marking != "letter":
         raise ConfigError(
             f"extraction.position names answer_letter, but answers are marked by {questions.marking!r}. Choose "
             "exact_answer_last, or another position."
         )
+    elif "end_of_thinking" in config.extraction.position and not config.data.thinking:
+        raise ConfigError("extraction.position names end_of_thinking, but data.thinking does not say how it is marked.")
 
 
 def _check_given(config: Config) -> None:
@@ -30,7 +32,9 @@ def _check_given(config: Config) -> None:
             "data.name is answered: these answers belong to one model, which is not asked again. Leave the adapter and "
             "baselines out (an adapter can be merged into its model)."
         )
-    for position in config.extraction.positions:
+    if config.data.unparsed == "drop":
+        raise ConfigError("data.unparsed is drop, but these answers are marked already. Leave it out.")
+    for position in config.extraction.position:
         if position in _NOT_OF_GIVEN:
             raise ConfigError(f"extraction.position {position!r} is not known for answers from outside.")
 
@@ -40,7 +44,7 @@ def _check_choices(config: Config) -> None:
         raise ConfigError("baselines.samples needs answers in words, but these are chosen by likelihood. Leave it out.")
     if config.data.unparsed == "drop":
         raise ConfigError("data.unparsed is drop, but answers chosen by likelihood can always be read. Leave it out.")
-    for position in config.extraction.positions:
+    for position in config.extraction.position:
         if position not in _OF_CHOICES:
             raise ConfigError(
                 f"extraction.position is {position!r}, but answers that are chosen by likelihood have no such token. "

@@ -23,13 +23,13 @@ def verdict(results: Results) -> list[str]:
     last = variants.get("tuned", variants["base"])
     inconclusive = _inconclusive(results)
     if len(inconclusive) == len(variants):
-        return inconclusive
+        return inconclusive + _unreadable(results) + _trained_on(results)
     sentences = []
     if results["comparison"]:
         sentences += _fine_tuning(results)
     else:
         sentences.append(_knows(last, "The model"))
-    sentences += inconclusive
+    sentences += inconclusive + _unreadable(results) + _trained_on(results)
     sentences += _probe_against_own(last, "tuned" if results["comparison"] else "base")
     sentences += _text_only(last)
     sentences += _control(last)
@@ -53,6 +53,27 @@ def _inconclusive(results: Results) -> list[str]:
                 "nothing can be concluded about whether it knows when it is wrong."
             )
     return found
+
+
+def _unreadable(results: Results) -> list[str]:
+    """How many answers could not be read, and what was done with them."""
+    n = results["data"]["n"]
+    counts = {name: variant["unreadable"] for name, variant in results["variants"].items() if variant["unreadable"]}
+    if not counts:
+        return []
+    found = " and ".join(f"{count:,} of {n:,} answers of the {name} model" for name, count in counts.items())
+    if results["config"]["data"]["unparsed"] == "wrong":
+        return [f"In {found} nothing was found to mark: they count as wrong."]
+    judged = next(iter(results["variants"].values()))["scores"]["own_probability"]["all"]["n"]
+    return [
+        f"In {found} nothing was found to mark: they are left out, so all numbers are about the {judged:,} of "
+        f"{results['data']['splits']['test']:,} test questions that could be read, which are no fair sample."
+    ]
+
+
+def _trained_on(results: Results) -> list[str]:
+    count = results["data"]["trained_on"]
+    return [f"{count:,} questions were in the adapter's fine-tuning: there, the numbers show memory."] if count else []
 
 
 def _fine_tuning(results: Results) -> list[str]:
@@ -107,7 +128,7 @@ def _probe_against_own(variant: Mapping[str, Any], name: str) -> list[str]:
     )  # fmt: skip
     probe = variant["scores"]["probe"]["all"]
     return [
-        f"A probe of the {name} model's hidden states ({place(variant['selected'])}) tells right from wrong "
+        f"A probe of the {name} model's hidden states ({place(variant)}) tells right from wrong "
         f"{winner}: AUROC {figure(probe['auroc']['value'])}, difference {with_interval(gain, signed=True)}; its ECE is "
         f"{figure(probe['ece']['value'])} (perfect calibration: {figure(probe['ece']['calibrated_mean'])})."
     ]

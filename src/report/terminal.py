@@ -38,9 +38,9 @@ def print_report(results: Mapping[str, Any], *, console: Console | None = None) 
 
 def _print_notes(console: Console, name: str, variant: Mapping[str, Any]) -> None:
     if variant["truncated"]:
-        console.print(f"  {name}: {variant['truncated']:,} prompts were cut to the model's context.")
+        console.print(f"  {name}: prompts that were cut to the model's context: {variant['truncated']:,}.")
     for position, count in variant["elsewhere"].items():
-        console.print(f"  {name}: {count:,} answers have no token at {position}: their last was read.")
+        console.print(f"  {name}: {count:,} answers have no token at {position}: their last token was read.")
     for scorer, count in variant["unsaid"].items():
         console.print(f"  {name}: {count:,} times it said nothing of the kind ({SHORT[scorer]}).")
     if set(variant["status"]) != {"answered"}:
@@ -50,7 +50,7 @@ def _print_notes(console: Console, name: str, variant: Mapping[str, Any]) -> Non
 
 def _scores_table(name: str, variant: Mapping[str, Any]) -> Table:
     accuracy = percent_interval(variant["accuracy"]["all"])
-    chosen = f", probe on {place(variant['selected'])}" if variant["selected"] else ""
+    chosen = f", probe on {place(variant)}" if variant["selected"] else ""
     table = Table(title=f"{name}: accuracy {accuracy} on test{chosen}", title_justify="left", box=None, pad_edge=False)
     for column in ("questions", "scorer", "AUROC [95 %]", "Brier", "NLL", "ECE [95 %]", "if calibrated"):
         table.add_column(column, justify="left" if column in ("questions", "scorer") else "right", no_wrap=True)

@@ -85,10 +85,11 @@ def contains(number: Number, value: float) -> bool:
     return number["low"] is not None and number["low"] <= value <= number["high"]
 
 
-def place(selected: Mapping[str, Any]) -> str:
-    """Where a probe reads: block.3, or block.3 at last_answer."""
-    position = selected["position"]
-    return selected["layer"] + (f" at {position}" if position != "last_prompt" else "")
+def place(variant: Mapping[str, Any]) -> str:
+    """Where a model's probe reads: block.3, or block.3 at last_answer where that is not the usual one or was chosen."""
+    chosen = variant["selected"]
+    tried = {result["position"] for result in variant["layers"]}
+    return chosen["layer"] + (f" at {chosen['position']}" if tried != {"last_prompt"} else "")
 
 
 def subjects(parts: Iterable[str]) -> list[str]:
