@@ -231,3 +231,21 @@ def test_the_ways_to_name_an_adapter_must_agree():
     assert load_config(BASE | {"tinker": made}).adapter_folder == str(Path("weights/x/peft_adapter"))
     assert load_config(BASE).adapter_folder is None
     assert load_config(Config.model_validate(BASE)) == load_config(BASE)
+
+
+@pytest.mark.parametrize(
+    ("position", "message"),
+    [
+        ("middle", "'middle' is no position: allowed are last_prompt, "),
+        (["last_prompt", "foo"], "'foo' is no position"),
+        ([], "a position or a list of them is needed"),
+        ([["last_prompt"]], r"\['last_prompt'\] is no position"),
+        (["last_prompt", "last_prompt"], "'last_prompt' is named twice"),
+    ],
+)
+def test_positions_are_one_or_a_list(position, message):
+    with pytest.raises(ConfigError, match=rf"extraction\.position is .*{message}"):
+        load_config(BASE | {"extraction": {"position": position}})
+    one, several = (load_config(BASE | {"extraction": {"position": p}}).extraction.position for p in
+                    ("last_prompt", ["last_answer", "last_prompt"]))  # fmt: skip
+    assert (one, several) == (("last_prompt",), ("last_answer", "last_prompt"))

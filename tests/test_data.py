@@ -149,7 +149,11 @@ def test_own_questions_with_and_without_choices(tmp_path):
         ("[" * 100_000, "row 2: nested too deeply|row 2: not JSON"),
         ({"question": "x"}, "row 2: 'answer' is missing"),
         ({"question": " ", "answer": "y"}, "row 2: 'question' is no text"),
-        ({"question": "x", "answer": True}, "row 2: 'answer' is no text"),
+        ({"question": "x", "answer": True}, "row 2: 'answer' is no text: True"),
+        ('{"question": "x", "answer": NaN}', "row 2: not JSON .NaN is no number"),
+        ('{"question": "x", "question": "z", "answer": "y"}', "row 2: not JSON .the key 'question' occurs twice"),
+        ({"question": "x", "answer": "a", "choices": ["a", None]}, "row 2: the choice None is no text"),
+        ({"question": "x", "answer": "a", "choices": ["a", " "]}, "row 2: the choice ' ' is no text"),
         ({"question": "x", "answer": "y", "choices": ["a"]}, "row 2: choices must be a list of 2 to 10"),
         ({"question": "x", "answer": "E", "choices": ["a", "b"]}, "row 2: the answer 'E' is neither"),
         ({"question": "x", "answer": "a", "choices": ["a", "a"]}, "row 2: the choice 'a' stands there twice"),
@@ -272,3 +276,13 @@ def test_a_rule_or_target_that_cannot_be_read_is_an_error():
         mark("x", "y", rule="fuzzy")
     with pytest.raises(ScoringError, match="needs a number"):
         mark("5", "five", rule="numeric")
+
+
+def test_a_csv_with_a_column_twice_or_a_cell_too_many_is_named(tmp_path):
+    path = tmp_path / "q.csv"
+    path.write_text("question,answer,answer\nx,y,z\n")
+    with pytest.raises(DataError, match=r"two columns have the same name \(question, answer, answer\)"):
+        len(QADataset(path))
+    path.write_text("question,answer\nx,y,z\n")
+    with pytest.raises(DataError, match="row 1: it has another number of cells than the 2 names"):
+        len(QADataset(path))

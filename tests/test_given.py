@@ -121,12 +121,21 @@ def test_an_inspect_log(tmp_path):
         ({"prompt": "Q", "response": " a", "correct": "maybe"}, "row 2: correct must be 1 or 0, .* not 'maybe'"),
         ({"prompt": "Q", "response": " a", "correct": 1, "confidence": 50}, "row 2: confidence is 50"),
         ({"prompt": "Q", "response": "", "correct": 1}, "answer 2 .* is empty"),
+        ({"prompt": "Q", "response": " \n", "correct": 1}, "answer 2 .* is empty"),
+        ({"prompt": "Q", "response": " a", "correct": 1, "confidence": True}, "row 2: confidence is no number: True"),
+        ({"prompt": "Q", "response": " a", "correct": 1, "confidence": 0.5}, "1 of 2 rows have a confidence"),
     ],
 )
 def test_a_malformed_row_is_named(tmp_path, row, message):
     good = {"prompt": "Q", "response": " a", "correct": True}
     with pytest.raises(DataError, match=message):
         len(AnsweredDataset(write_lines(tmp_path / "a.jsonl", good, row)))
+
+
+def test_a_filter_belongs_to_samples_of_the_harness(tmp_path):
+    path = write_lines(tmp_path / "a.jsonl", {"prompt": "Q", "response": " a", "correct": 1})
+    with pytest.raises(DataError, match=r"leave data\.filter out"):
+        len(AnsweredDataset(path, filter="strict"))
 
 
 def test_a_harness_row_without_its_parts_is_named(tmp_path):

@@ -69,3 +69,14 @@ def test_where_an_answer_stands_is_known(text, target, rule, piece, extractor):
 def test_nothing_found_is_a_category_of_its_own(rule):
     target = {"numeric": "18", "letter": "B"}.get(rule, "18")
     assert mark("  ", target, rule=rule, choices=CHOICES) == NOTHING_FOUND
+
+
+@pytest.mark.parametrize(
+    ("text", "target", "rule", "right"),
+    [
+        ("The!", "the", "exact", True), ("a", "the", "exact", False), ("what ?", "?", "contains", True),
+        ("?", "?", "exact", True), ("what", "?", "contains", False), ("+", "-", "exact", False),
+    ],
+)  # fmt: skip
+def test_targets_of_articles_or_signs_only_can_be_met(text, target, rule, right):
+    assert mark(text, target, rule=rule).correct == right
