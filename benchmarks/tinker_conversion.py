@@ -13,6 +13,7 @@ read from the page cache. Figures are medians. Extra memory is the peak resident
 
 import argparse
 import contextlib
+import gc
 import json
 import os
 import platform
@@ -146,6 +147,9 @@ def one_step(step: str, folder: Path) -> None:
     write(Shaped("small", {"model_type": "llama"}, module, pair("model.unembed_tokens", 64, 64)), small)
     (small / "written").write_text("0")
     STEPS[step](small)
+    # One collection of all that torch has made takes 80 ms, and hits whoever makes the next object too many.
+    gc.collect()
+    gc.freeze()
     Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
     before = resident("VmRSS")
     start = time.perf_counter()

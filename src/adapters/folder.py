@@ -15,7 +15,7 @@ from src.adapters.settings import (
     named_by,
     parse_config,
 )
-from src.adapters.tensor_file import TensorFile, check_finite, check_floating, open_tensors
+from src.adapters.tensor_file import TensorFile, TensorReader, check_finite, check_floating, open_tensors
 from src.errors import AdapterError, IntegrityError
 
 CONFIG_NAME = "adapter_config.json"
@@ -149,9 +149,10 @@ def _why_not(other: str | None) -> str:
 def _check_numbers(tensors: TensorFile) -> bool:
     """Every tensor is finite; returns whether any B is not zero."""
     effective = False
-    for name in tensors.entries:
-        anything = check_finite(name, tensors.read(name))
-        effective |= anything and ".lora_B." in name
+    with TensorReader(tensors) as reader:
+        for name in tensors.entries:
+            anything = check_finite(name, reader.read(name))
+            effective |= anything and ".lora_B." in name
     return effective
 
 

@@ -10,7 +10,7 @@ import struct
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from src import files
 from src.adapters.settings import parse_object
@@ -44,31 +44,59 @@ class TensorFile:
     entries: Mapping[str, Entry]
 
     def read(self, name: str, row: int | None = None) -> Any:
-        """One tensor, or one row of it, as a torch tensor of its own memory.
+        """One tensor, or one row of it, as a torch tensor of its own memory. Raises as `TensorReader.read`."""
+        with TensorReader(self) as reader:
+            return reader.read(name, row)
+
+
+class TensorReader:
+    """Reads tensors one after the other from a file that stays open, into memory that is used again.
+
+    Fresh memory for every tensor costs more than reading it: the system clears each page at its first use.
+    """
+
+    def __init__(self, tensors: TensorFile):
+        self._tensors = tensors
+        self._file = tensors.path.open("rb", buffering=0)
+        self._buffers: dict[int, Any] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def read(self, name: str, row: int | None = None, *, slot: int = 0) -> Any:
+        """One tensor, or one row of it, as a torch tensor, which the next one read into the same slot overwrites.
 
         Raises:
             AdapterError: it is not floating point, or the file has become shorter.
         """
-        import numpy as np
         import torch
 
-        entry = self.entries[name]
+        entry = self._tensors.entries[name]
         check_floating(name, entry)
         shape, start, size = entry.shape, entry.start, entry.size
         if row is not None:
             shape, size = shape[1:], size // shape[0]
             start += row * size
-        data = np.empty(size, dtype=np.uint8)
-        with self.path.open("rb", buffering=0) as file:
-            file.seek(start)
-            # One read may bring less than was asked for: Linux stops at 2 GiB.
-            filled = 0
-            while filled < size and (got := file.readinto(data.data[filled:])):
-                filled += got
+        data = self._buffer(slot, size)
+        self._file.seek(start)
+        # One read may bring less than was asked for: Linux stops at 2 GiB.
+        filled = 0
+        while filled < size and (got := self._file.readinto(data.data[filled:])):
+            filled += got
         if filled < size:
-            raise AdapterError(f"{self.path} ends within {name}: it is torn. Download it again.")
+            raise AdapterError(f"{self._tensors.path} ends within {name}: it is torn. Download it again.")
         dtype = getattr(torch, _FLOATING[entry.dtype])
         return torch.from_numpy(data).view(dtype).reshape(shape) if size else torch.empty(shape, dtype=dtype)
+
+    def _buffer(self, slot: int, size: int) -> Any:
+        import numpy as np
+
+        if slot not in self._buffers or self._buffers[slot].size < size:
+            self._buffers[slot] = np.empty(size, dtype=np.uint8)
+        return self._buffers[slot][:size]
 
 
 def check_floating(name: str, entry: Entry) -> None:

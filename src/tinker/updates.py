@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from src.adapters.folder import PREFIX, check_one_rank
-from src.adapters.tensor_file import Entry, TensorFile
+from src.adapters.tensor_file import Entry, TensorFile, TensorReader
 from src.errors import AdapterError
 from src.tinker.names import Meaning, understood
 
@@ -168,15 +168,16 @@ def peft_names(updates: list[Update]) -> dict[str, Half]:
 
 
 def read_halves(tensors: TensorFile, halves: Mapping[str, Half], check: Callable[[str, Any], object]) -> Iterator[Any]:
-    """The tensors of `peft_names`, in its order; `check(name, tensor)` sees each before it is used."""
+    """The tensors of `peft_names`, in order, each good until the next; `check(name, tensor)` sees each first."""
     import torch
 
     before: tuple[Half, Any] | None = None
-    for name, half in halves.items():
-        if before is None or before[0] != half:
-            parts = [tensors.read(source, half.row) for source in half.sources]
-            for source, part in zip(half.sources, parts, strict=True):
-                check(source, part)
-            fused = torch.cat if ".lora_A." in name else lambda blocks: torch.block_diag(*blocks)
-            before = half, parts[0] if len(parts) == 1 else fused(parts)
-        yield before[1]
+    with TensorReader(tensors) as reader:
+        for name, half in halves.items():
+            if before is None or before[0] != half:
+                parts = [reader.read(source, half.row, slot=slot) for slot, source in enumerate(half.sources)]
+                for source, part in zip(half.sources, parts, strict=True):
+                    check(source, part)
+                fused = torch.cat if ".lora_A." in name else lambda blocks: torch.block_diag(*blocks)
+                before = half, parts[0] if len(parts) == 1 else fused(parts)
+            yield before[1]
