@@ -14,7 +14,6 @@ import sys
 from pathlib import Path
 
 from src.errors import ProbingError
-from src.models import HiddenStateExtractor, ModelLoader
 from src.tinker import download_and_convert_weights
 
 
@@ -30,6 +29,8 @@ def main() -> None:
         )
         print(f"Adapter: {adapter}\n{(Path(adapter).parent / 'checkpoint_info.json').read_text(encoding='utf-8')}")
         if not args.skip_loading:
+            from src.models import HiddenStateExtractor, ModelLoader  # seconds, which the rest need not wait for
+
             model, tokenizer = ModelLoader(args.base_model, adapter, args.quantization).load()
             hidden = HiddenStateExtractor(model, tokenizer).extract([args.text], layers=[-1])
             print(f"Loaded and in force. Hidden state of {args.text!r} in the last block: shape {hidden.shape}.")

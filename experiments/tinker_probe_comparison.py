@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from src.errors import ProbingError
-from src.pipeline import run
-from src.report import print_report
 
 
 def main() -> None:
     args = parsed_arguments()
+    from src.pipeline import run  # seconds, which --help need not wait for
+    from src.report import print_report
+
     try:
         result = run(configuration(args))
     except ProbingError as error:
