@@ -210,3 +210,10 @@ class TestThinking:
         monkeypatch.setattr(type(tokenizer), "decode", lambda *_: "?")
         with pytest.raises(DataError, match="does not know '<think>'"):
             thinking_marks(tokenizer, "think")
+
+
+def test_a_long_run_of_line_breaks_takes_no_time(tokenizer):
+    from src.models.answer_states import _chunk_ends
+
+    text = "12" + "\n" * 20_000
+    assert _chunk_ends(tokenizer, ids(tokenizer, text)) == [len(ids(tokenizer, "12")) - 1]

@@ -64,6 +64,22 @@ def test_the_state_of_the_chosen_letter_is_that_of_prompt_and_letter(model, toke
         np.testing.assert_allclose(found[row, 0], expected.numpy(), atol=3e-5)
 
 
+def test_a_prompt_that_fills_the_context_leaves_room_for_the_letter(tokenizer):
+    from tests.test_packed import SMALL, build
+
+    model = build("GPT2", {"vocab_size": len(tokenizer), "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 24})
+    assert SMALL
+    answers = answer_choices(model, tokenizer, ["what " * 40], (" A", " B"), truncation="left", whole_answer=True)
+    assert len(answers.prompt_ids[0]) + len(answers.chosen_ids[0]) == 24
+    assert letter_states(model, answers, [1]).shape == (1, 1, 32)
+
+
+def test_an_empty_answer_is_shown_as_nothing_and_not_as_a_letter():
+    from src.pipeline.asking_again import _said
+
+    assert [_said((" A", " B"), answer) for answer in ("B", "", "AB")] == [" B", " ", " AB"]
+
+
 def test_a_run_chooses_among_layers_and_positions(tmp_path, model_folder, choices):
     extraction = {"position": ["last_prompt", "answer_letter"]}
     results = run(settings(tmp_path, model_folder, choices, extraction=extraction)).results

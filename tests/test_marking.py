@@ -74,6 +74,7 @@ def test_nothing_found_is_a_category_of_its_own(rule):
 @pytest.mark.parametrize(
     ("text", "target", "rule", "right"),
     [
+        ("Answer: A", "A", "contains", True), ("Answer: B", "A", "contains", False),
         ("The!", "the", "exact", True), ("a", "the", "exact", False), ("what ?", "?", "contains", True),
         ("?", "?", "exact", True), ("what", "?", "contains", False), ("+", "-", "exact", False),
     ],

@@ -102,3 +102,24 @@ def test_means_of_a_half_precision_model_are_float32_also_where_a_text_has_one_t
 def test_what_cannot_be_pointed_at_is_named(model, tokenizer, position, options, message):
     with pytest.raises(DataError, match=message):
         HiddenStateExtractor(model, tokenizer).extract(TEXTS, [0], position=position, **options)
+
+
+def test_a_row_that_several_texts_share_is_computed_kept_and_found_once(tmp_path):
+    from src.models.extraction.engine import as_array, read_rows
+    from tests.test_packed import SMALL, build
+
+    model = build("Llama", SMALL)
+    prompt = (5, 6, 7, 8)
+    sequences = [(*prompt, 9, 10), (*prompt, 11), prompt, (*prompt, 9, 10)]
+    windows = [((3, 3), (5, 5)), ((3, 3), (4, 4)), ((3, 3),), ((0, 5),)]
+    fresh = read_rows(model, sequences, windows=windows, layers=("block.1",))
+    assert fresh.computed == 4
+    found = as_array(fresh.states)
+    for row in (2, 4):
+        np.testing.assert_array_equal(found[row], found[0])
+    for row, ids in ((0, prompt), (1, sequences[0]), (3, sequences[1])):
+        np.testing.assert_allclose(found[row], alone(model, [ids], ("block.1",), ())[0][0], atol=5e-5)
+    computed = [
+        read_rows(model, sequences, windows=windows, layers=("block.1",), cache_dir=tmp_path).computed for _ in range(3)
+    ]
+    assert computed == [4, 0, 0]

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from src.adapters import read_adapter
-from src.errors import ConfigError, DownloadError
+from src.errors import ConfigError, DownloadError, ModelError
 from src.models import ModelLoader
 from src.models.likelihood import token_log_probabilities
 from src.models.trials import instead, scaled, trials
@@ -366,3 +366,18 @@ def test_the_command_says_what_it_found_and_how(
     assert "as if lora_alpha were 32, and adapter_config.json says 16" in printed
     assert "lm_head 1 " in printed
     assert "checkpoint_info.json" in printed
+
+
+def test_a_gap_that_is_no_number_is_never_the_smaller_one():
+    from src.pipeline.diagnosing import largest_gap
+
+    zero, bad = np.zeros(2), np.array([0.0, np.nan])
+    assert np.isnan(largest_gap([zero, bad], [zero, zero]))
+    assert np.isnan(largest_gap([bad, zero], [zero, zero]))
+
+
+def test_probabilities_that_are_not_finite_are_an_error(model):
+    with torch.no_grad():
+        model.lm_head.weight[0, 0] = float("inf")
+    with pytest.raises(ModelError, match="not finite"):
+        token_log_probabilities(model, [[5, 6, 7]])

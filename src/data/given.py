@@ -138,6 +138,8 @@ def _harness_row(row: dict[str, Any]) -> tuple[Example, Given]:
     subject = str(row["doc"].get("subject", "")) if isinstance(row["doc"], dict) else ""
     if not isinstance(pairs[0][1], str):  # generated; the second argument are the settings
         response = row["resps"][0][0]
+        if not isinstance(response, str):
+            raise ValueError(f"its answer is no text: {response!r:.40}")
         return Example(prompt, str(row["target"]), subject=subject, prompt=prompt), Given(response, correct)
     if any(pair[0] != prompt for pair in pairs) or len(pairs) != len(responses):
         raise ValueError("its choices do not follow one prompt")

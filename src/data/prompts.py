@@ -75,7 +75,9 @@ def from_template(example: Example, template: str, *, answer_by_letter: bool) ->
     return replace(example, prompt=prompt, continuations=letters(example.choices))
 
 
-_FILTERS = ("capitalize", "default", "first", "join", "last", "length", "lower", "replace", "title", "trim", "upper")
+_FILTERS = ("capitalize", "default", "first", "last", "length", "lower", "title", "trim", "upper")
+# What could multiply a text again and again, or call itself.
+_REFUSED = {"Macro": "macros", "Assign": "set", "AssignBlock": "set", "CallBlock": "calls", "Concat": "~", "Add": "+"}
 _MOST_NESTED = 2
 
 
@@ -102,8 +104,11 @@ def _environment() -> jinja2.Environment:
 def _check_template(template: str) -> None:
     """Raises jinja2.TemplateError where it is no template, or holds what could run for ever."""
     tree = _environment().parse(template)
-    if tree.find(jinja2.nodes.Macro):
-        raise SecurityError("macros are not possible in a template")
+    for kind, name in _REFUSED.items():
+        if tree.find(getattr(jinja2.nodes, kind)):
+            raise SecurityError(f"{name} is not possible in a template")
+    if any(loop.recursive for loop in tree.find_all(jinja2.nodes.For)):
+        raise SecurityError("a loop that calls itself is not possible in a template")
     if _nested(tree) > _MOST_NESTED:
         raise SecurityError(f"at most {_MOST_NESTED} loops may stand in each other")
 

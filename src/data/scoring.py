@@ -77,18 +77,17 @@ def mark(text: str, target: str, *, rule: str, choices: Sequence[str] = ()) -> M
 
 
 def _words(text: str) -> str:
-    """SQuAD's normal form; a text that it would leave nothing of stays as it is."""
-    words = normalised(text)
-    return " ".join(word for word in words.split() if word not in ("a", "an", "the")) or words
+    return " ".join(word for word in normalised(text).split() if word not in ("a", "an", "the"))
 
 
 def _mark_words(text: str, target: str, *, whole: bool) -> Mark:
     if not text.strip():
         return NOTHING_FOUND
-    if re.search(r"\w", target):
-        found, wanted = f" {_words(text)} ", f" {_words(target)} "
-    else:  # a sign, such as "?" or "+"
+    if not re.search(r"\w", target):  # a sign, such as "?" or "+"
         found, wanted = text.strip(), target.strip()
+    else:
+        form = _words if _words(target) else normalised  # "A" is no article where it is all
+        found, wanted = f" {form(text)} ", f" {form(target)} "
     correct = found == wanted if whole else wanted in found
     there = None if whole else _standing(target, text)
     start = len(text) - len(text.lstrip())

@@ -191,9 +191,11 @@ def _chunk_ends(tokenizer: Any, ids: Sequence[int]) -> list[int]:
     if not ids:
         return []
     text = tokenizer.decode(list(ids), skip_special_tokens=True)
-    blank = r"\n\s*\n" if re.search(r"\S\s*\n\s*\n\s*\S", text) else r"\n"
-    ends = [match.end() for match in re.finditer(rf"\S(?=\s*{blank}\s*\S|\s*\Z)", text)]
-    return sorted({_holding(tokenizer, ids, end - 1) for end in ends}) or [len(ids) - 1]
+    gaps = [(gap.start(), gap.group().count("\n")) for gap in re.finditer(r"\s+", text.strip())]
+    least = 2 if any(lines > 1 for _, lines in gaps) else 1
+    shift = len(text) - len(text.lstrip())
+    ends = [start + shift for start, lines in gaps if lines >= least] + [len(text.rstrip())]
+    return sorted({_holding(tokenizer, ids, max(end - 1, 0)) for end in ends})
 
 
 def _holding(tokenizer: Any, ids: Sequence[int], character: int) -> int:

@@ -80,6 +80,7 @@ def answer_choices(
     truncation: Truncation | None = None,
     token_budget: int | None = None,
     cache: CachePolicy = "optional",
+    whole_answer: bool = False,
     progress: str = "answers",
 ) -> ChoiceAnswers:
     """Choose the likeliest continuation of every prompt.
@@ -93,12 +94,14 @@ def answer_choices(
         continuations: the possible answers, each beginning with its space: one list for all prompts
             ([" A", " B"]), or one per prompt.
         layers, cache_dir, truncation, token_budget, cache: as in `HiddenStateExtractor.extract`.
+        whole_answer: leave room in the model's context for the last token of an answer too, which scoring does not
+            need and `letter_states` reads.
         progress: the label of the progress bar.
 
     Raises:
         DataError: no prompts, an empty or over-long one, or continuations that cannot be told apart.
     """
-    endings, tokens = _prepared(model, tokenizer, prompts, continuations, truncation)
+    endings, tokens = _prepared(model, tokenizer, prompts, continuations, truncation, whole_answer=whole_answer)
     names = layer_names(layers, len(anatomy(model).blocks)) if len(layers) else ()
     scores = np.full((len(prompts), max(map(len, endings))), -np.inf)
     hidden, computed = np.empty((len(prompts), 0, 0), dtype=np.float32), 0
@@ -139,7 +142,7 @@ def letter_states(
 ) -> np.ndarray:
     """(n, layers, d) float32: the states at the last token of what each prompt's answer is: one more pass a prompt.
 
-    Arguments as in `answer_choices`, which gave the answers.
+    Arguments as in `answer_choices`, which gave the answers with `whole_answer`.
     """
     names = layer_names(layers, len(anatomy(model).blocks))
     sequences = [prompt + said for prompt, said in zip(answers.prompt_ids, answers.chosen_ids, strict=True)]
@@ -157,12 +160,13 @@ def plan_choices(
     cache_dir: str | Path | None = None,
     truncation: Truncation | None = None,
     token_budget: int | None = None,
+    whole_answer: bool = False,
 ) -> ExtractionPlan:
     """What `answer_choices` with the same arguments would do for the first token of every continuation, undone.
 
     The model may be one without weights (`ModelLoader.skeleton()`).
     """
-    endings, tokens = _prepared(model, tokenizer, prompts, continuations, truncation)
+    endings, tokens = _prepared(model, tokenizer, prompts, continuations, truncation, whole_answer=whole_answer)
     names = layer_names(layers, len(anatomy(model).blocks)) if len(layers) else ()
     candidates = _candidates(endings, 0)
     return plan_rows(model, tokens.ids, None, names, candidates=candidates, cache_dir=cache_dir, budget=token_budget)
@@ -174,13 +178,15 @@ def _prepared(
     prompts: Sequence[str],
     continuations: Sequence[str] | Sequence[Sequence[str]],
     truncation: Truncation | None,
+    *,
+    whole_answer: bool,
 ) -> tuple[list[list[tuple[int, ...]]], Tokens]:
-    """The tokens that each continuation adds, and the prompts' own, which leave room for all but its last one."""
+    """The tokens that each continuation adds, and the prompts' own, which leave room for all (but its last one)."""
     if not prompts:
         raise DataError("There are no prompts to answer.")
     endings = _endings(tokenizer, prompts, continuations)
     limit = context_length(model)
-    room = limit - _longest(endings) + 1 if limit is not None else None
+    room = limit - _longest(endings) + (not whole_answer) if limit is not None else None
     return endings, tokenize(tokenizer, prompts, limit=room, truncation=truncation)
 
 

@@ -111,6 +111,9 @@ def token_log_probabilities(model: Any, token_ids: Sequence[Sequence[int]]) -> t
 
     Returns:
         natural log-probabilities, float64 (computed in float32), of each text an array (tokens - 1,).
+
+    Raises:
+        ModelError: one that is not finite, such as after an overflow in float16.
     """
     device = model.get_input_embeddings().weight.device
     rows = []
@@ -119,4 +122,6 @@ def token_log_probabilities(model: Any, token_ids: Sequence[Sequence[int]]) -> t
         with torch.inference_mode():
             scores = model(input_ids=ids, use_cache=False).logits[0, :-1].float().log_softmax(-1)
         rows.append(scores.gather(1, ids[0, 1:, None].to(scores.device))[:, 0].double().cpu().numpy())
+        if not np.isfinite(rows[-1]).all():
+            raise ModelError("The model gives probabilities that are not finite: load it with dtype='float32'.")
     return tuple(rows)

@@ -46,6 +46,12 @@ def scaled(tensors: Tensors, factor: float) -> Tensors:
     return {name: factor * tensor for name, tensor in tensors.items() if ".lora_B." in name}
 
 
+def can_be_changed(model: nn.Module, tensors: Tensors) -> bool:
+    """Whether the model holds each tensor as the file does: experts, and modules of another name, it does not."""
+    held = {name.replace(".default.weight", ".weight") for name, _ in model.named_parameters()}
+    return tensors.keys() <= held
+
+
 @contextlib.contextmanager
 def instead(model: nn.Module, tensors: Tensors, original: Tensors) -> Iterator[None]:
     """Put other tensors into the loaded adapter, and the file's back when the block ends."""
@@ -107,7 +113,8 @@ def _exchanged_layers(tensors: Tensors, modules: list[str]) -> Iterator[Trial]:
 
         def other(module: str, order: Mapping[str, str] = order) -> str:
             layer = layer_of(module)
-            return ".".join(order.get(part, part) if part == layer else part for part in module.split("."))
+            # The first number is the layer's; an expert may have the same.
+            return module if layer is None else module.replace(f".{layer}.", f".{order.get(layer, layer)}.", 1)
 
         if changed := _moved(tensors, modules, other):
             yield Trial(mistake, changed)

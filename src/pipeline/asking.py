@@ -49,7 +49,7 @@ def forecast(
         continuations = [example.continuations for example in questions.examples]
         return plan_choices(
             model, tokenizer, prompts, continuations, layers=layers, cache_dir=extraction.cache_dir,
-            truncation=config.data.truncation,
+            truncation=config.data.truncation, whole_answer="answer_letter" in extraction.position,
         )  # fmt: skip
     extractor = HiddenStateExtractor(model, tokenizer)
     if questions.given:
@@ -74,6 +74,7 @@ def _ask_choices(
         cache_dir=config.extraction.cache_dir,
         cache=config.extraction.cache,
         truncation=config.data.truncation,
+        whole_answer="answer_letter" in config.extraction.position,
         progress=f"{label}: answers and states",
     )
     letters = tuple(LETTERS[choice] for choice in answers.chosen)

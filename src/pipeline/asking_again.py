@@ -50,7 +50,7 @@ def _p_true(
         ("A", "B") if questions.messages else (" A", " B"),
         cache_dir=config.extraction.cache_dir,
         cache=config.extraction.cache,
-        truncation=config.data.truncation or "left",  # the answer stands at the end
+        truncation="left",  # the answer and the question about it stand at the end
         progress=f"{label}: is it true?",
     )
     return found.probabilities[:, 0]
@@ -68,7 +68,7 @@ def _stated(
         max_new_tokens=questions.max_new_tokens if config.data.thinking else _STATED_TOKENS,
         cache_dir=config.extraction.cache_dir,
         cache=config.extraction.cache,
-        truncation=config.data.truncation or "left",
+        truncation="left",
         thinking=config.data.thinking,
         progress=f"{label}: how likely is it?",
     )
@@ -90,7 +90,7 @@ def _follow_ups(tokenizer: Any, questions: Questions, answers: Sequence[str], qu
 
 def _said(continuations: tuple[str, ...], answer: str) -> str:
     """The answer as it continues the prompt: a choice's own text where the letter is not what is written."""
-    if continuations and answer in LETTERS[: len(continuations)]:
+    if len(answer) == 1 and answer in LETTERS[: len(continuations)]:
         return continuations[LETTERS.index(answer)]
     return f" {answer}"
 

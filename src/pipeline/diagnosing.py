@@ -9,7 +9,7 @@ from tqdm.auto import tqdm
 
 from src.adapters import WEIGHTS_NAME, Adapter, read_tensors
 from src.models.likelihood import token_log_probabilities
-from src.models.trials import Tensors, instead, scaled, trials
+from src.models.trials import Tensors, can_be_changed, instead, scaled, trials
 from src.tinker.served import Served
 
 _STEP = 0.01  # of lora_alpha, by which its slope is measured
@@ -37,6 +37,8 @@ def diagnose(
     if largest_gap(served.tuned, served.base) <= tolerance:
         return ["Tinker answered as its base model does: the checkpoint was not in force there, or it is untrained."]
     tensors = read_tensors(adapter.folder / WEIGHTS_NAME)
+    if not can_be_changed(model, tensors):
+        return ["Which mistake it is was not tried: this model holds the adapter's tensors in another form."]
 
     def gap(changed: Tensors) -> float:
         with instead(model, changed, tensors):
@@ -49,21 +51,29 @@ def diagnose(
     for trial in tqdm(list(trials(tensors)), desc="looking for the mistake", unit="trial", disable=None, leave=False):
         if gap(trial.tensors) <= tolerance:
             return [trial.mistake]
-    if "lm_head" not in adapter.modules and info.get("train_unembed") is None:
-        return [
-            "No scale, exchange or transposition explains it. The adapter has no update of lm_head, which Tinker "
-            "trains unless told not to: it was probably left out."
-        ]
-    return ["No scale, exchange, transposition or omission explains it: these are other weights."]
+    left_out = "lm_head" not in adapter.modules and info.get("train_unembed") is None
+    return [
+        "No scale, exchange or transposition explains it. The adapter has no update of lm_head, which Tinker "
+        "trains unless told not to: it was probably left out."
+        if left_out
+        else "No scale, exchange, transposition or omission explains it: these are other weights."
+    ]
 
 
-def noticeable_alpha(model: Any, adapter: Adapter, token_ids: Sequence[Sequence[int]], *, tolerance: float) -> float:
-    """The smallest relative mistake in lora_alpha that would exceed the tolerance, to first order."""
+def noticeable_alpha(
+    model: Any, adapter: Adapter, token_ids: Sequence[Sequence[int]], *, tolerance: float
+) -> float | None:
+    """The smallest relative mistake in lora_alpha that would exceed the tolerance, to first order.
+
+    None where it cannot be tried, or would not change anything.
+    """
     tensors = read_tensors(adapter.folder / WEIGHTS_NAME)
+    if not can_be_changed(model, tensors):
+        return None
     before = token_log_probabilities(model, token_ids)
     with instead(model, scaled(tensors, 1 + _STEP), tensors):
         moved = largest_gap(token_log_probabilities(model, token_ids), before)
-    return tolerance * _STEP / moved if moved else float("inf")
+    return tolerance * _STEP / moved if moved else None
 
 
 def _right_alpha(
@@ -99,4 +109,5 @@ def _alpha(adapter: Adapter) -> float:
 
 def largest_gap(first: Sequence[np.ndarray], second: Sequence[np.ndarray]) -> float:
     """The largest absolute difference between two lists of arrays of equal shapes."""
-    return max(float(np.abs(a - b).max()) for a, b in zip(first, second, strict=True))
+    # numpy's maximum is NaN where one is; Python's would pass over it.
+    return float(np.max([np.abs(a - b).max() for a, b in zip(first, second, strict=True)]))

@@ -169,8 +169,10 @@ def _judge(
         undecided = f"Log-probabilities {numbers}: too little to tell the adapter from the base model. {hint}."
         return "undecided", [undecided], measured
     measured["noticeable_alpha"] = noticeable_alpha(model, adapter, token_ids, tolerance=tolerance)
-    noticed = f"A lora_alpha wrong by {100 * measured['noticeable_alpha']:.1g} % would have been noticed."
-    return "verified", [f"This is what was trained: log-probabilities {numbers}.", noticed], measured
+    sentences = [f"This is what was trained: log-probabilities {numbers}."]
+    if (noticed := measured["noticeable_alpha"]) is not None:
+        sentences.append(f"A lora_alpha wrong by {100 * noticed:.1g} % would have been noticed.")
+    return "verified", sentences, measured
 
 
 def _adapter_folder(adapter: str | Path) -> Path:

@@ -90,9 +90,12 @@ def check_address(url: str, name: str, *, came_from: str | None = None) -> None:
     """Only https is followed, or http on this machine; never from another machine to this one.
 
     Raises:
-        DownloadError: another scheme. The address is not repeated.
+        DownloadError: another scheme, or no address. It is not repeated.
     """
-    scheme, here = urllib.parse.urlsplit(url).scheme, _is_here(url)
+    try:
+        scheme, here = urllib.parse.urlsplit(url).scheme, _is_here(url)
+    except ValueError:
+        raise DownloadError(f"The address of {name} is none: brackets belong to IPv6 addresses only.") from None
     if scheme == "https" or (scheme == "http" and here and (came_from is None or _is_here(came_from))):
         return
     raise DownloadError(f"The address of {name} begins with {scheme[:20]}:, and only https: is followed.")

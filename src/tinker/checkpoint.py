@@ -56,10 +56,14 @@ def is_complete(folder: Path, origin: Origin) -> bool:
             raise IntegrityError(f"{folder} exists and was not made by this library. Choose another output_dir.")
         return False
     made = _read_marker(marker)
-    asked = origin.recorded() | ({} if origin.lora_alpha is None else {"alpha": origin.lora_alpha})
+    asked = origin.recorded()
+    # What was asked for is not always what the configuration says: fused modules have a multiple of it.
+    same_alpha = origin.lora_alpha in (None, made.get("alpha"), made.get("lora_alpha_asked"))
     weights = folder / WEIGHTS_NAME
     same = all(made.get(key) == value for key, value in asked.items() if value is not None)
-    return same and weights.is_file() and made["files"].get(WEIGHTS_NAME) == files.sha256_of_file(weights)
+    return (
+        same and same_alpha and weights.is_file() and made["files"].get(WEIGHTS_NAME) == files.sha256_of_file(weights)
+    )
 
 
 def describe(
@@ -86,6 +90,7 @@ def describe(
         "rank": config["r"],
         "alpha": config["lora_alpha"],
         "alpha_source": conversion.alpha_source,
+        "lora_alpha_asked": origin.lora_alpha,
         "tensors": len(conversion.adapter.shapes),
         "files": {name: files.sha256_of_file(staging / name) for name in (CONFIG_NAME, WEIGHTS_NAME)},
         "source_files": dict(sources),

@@ -2,7 +2,6 @@
 
 import os
 import re
-import urllib.parse
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -97,7 +96,7 @@ def parse_source(checkpoint: str | Path) -> Source:
             f"{scheme}://{rest.rpartition('@')[2]} is no checkpoint: tinker://RUN/external_weights/NAME, an https:// "
             "address of a tar, a local archive or a folder is."
         )
-    check_address(text, urllib.parse.urlsplit(shown).netloc)
+    check_address(text, rest.partition("/")[0])
     return Source("address", text, shown)
 
 

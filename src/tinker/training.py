@@ -121,7 +121,7 @@ class Record:
             found = json.loads(path.read_text(encoding="utf-8"))
             record = cls(path, **(found | {"losses": tuple(map(float, found["losses"]))}))
             others = [key for key in {**record.settings, **settings} if record.settings.get(key) != settings.get(key)]
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise ConfigError(f"{path} is no record of a training. Choose another folder.") from error
         if others:
             key = others[0]

@@ -70,23 +70,27 @@ def make_request(
 ) -> Request:
     """Arguments as in `read_rows`. Equal sequences become one, and end with the last token that is read."""
     windows = last_tokens(sequences) if windows is None else windows
-    wanted: list[tuple[tuple[int, ...], tuple[int, int]]] = []
-    texts: dict[tuple[int, ...], dict[tuple[int, int], None]] = {}
+    owner: dict[bytes, tuple[tuple[int, ...], tuple[int, int]]] = {}
+    texts: dict[tuple[int, ...], dict[tuple[int, int], bytes]] = {}
+    order: list[bytes] = []
     # 8-bit kernels let the tokens of a pass influence each other, also those of one text: each window has its own pass.
     together = quantization_of(model) != "8bit"
     for ids, some in zip(sequences, windows, strict=True):
-        end = max(last for _, last in some)
-        for window in some:
-            text = tuple(ids[: (end if together else window[1]) + 1])
-            texts.setdefault(text, {})[window] = None
-            wanted.append((text, window))
-    rows = [(text, window) for text, some in texts.items() for window in some]
-    place = {row: number for number, row in enumerate(rows)}
+        whole = tuple(ids[: max(last for _, last in some) + 1])
+        for first, last in some:
+            beginning = whole[: last + 1]
+            key = row_key(beginning, first)
+            order.append(key)
+            # A row inside a beginning that several texts share belongs to the first of them.
+            if key not in owner:
+                owner[key] = (whole if together else beginning), (first, last)
+    for key, (text, window) in owner.items():
+        texts.setdefault(text, {})[window] = key
+    place = {key: number for number, key in enumerate(key for some in texts.values() for key in some.values())}
     job = Job(
         model, anatomy(model), list(texts), [tuple(some) for some in texts.values()], tuple(layers), tuple(candidates)
     )
-    keys = tuple(row_key(text[: last + 1], first) for text, (first, last) in rows)
-    return Request(job, keys, np.array([place[row] for row in wanted], dtype=np.int64))
+    return Request(job, tuple(place), np.array([place[key] for key in order], dtype=np.int64))
 
 
 def last_tokens(sequences: Sequence[Sequence[int]]) -> list[Windows]:
