@@ -13,7 +13,7 @@ from typing import Literal
 import src
 from src import machine
 from src.errors import CredentialsError
-from src.tinker.client import own_package_instead
+from src.tinker.sdk import own_package_instead
 
 OPTIONAL = {
     "bitsandbytes": "8-bit and 4-bit models",

@@ -124,6 +124,29 @@ def _replace_directory(staging: Path, destination: Path) -> None:
     shutil.rmtree(aside, ignore_errors=True)
 
 
+def strict_json(text: str) -> Any:
+    """The value of a JSON text without NaN, infinity or a key that occurs twice.
+
+    Raises:
+        ValueError: it is not one.
+        RecursionError: it is nested too deeply.
+    """
+    return json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_unique_keys)
+
+
+def _refuse_constant(constant: str) -> float:
+    raise ValueError(f"{constant} is no number that JSON knows")
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    unique = dict(pairs)
+    if len(unique) < len(pairs):
+        seen: set[str] = set()
+        duplicate = next(key for key, _ in pairs if key in seen or seen.add(key))
+        raise ValueError(f"the key {duplicate!r:.200} occurs twice")
+    return unique
+
+
 def sha256_of_file(path: Path) -> str:
     """Hex SHA-256 of a file's content, read in blocks."""
     digest = hashlib.sha256()

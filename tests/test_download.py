@@ -83,7 +83,8 @@ def old_sdk(service, monkeypatch):
     models = types.SimpleNamespace(supported_models=[types.SimpleNamespace(model_name=MODEL)])
     services = types.SimpleNamespace(create_rest_client=rest, get_server_capabilities=lambda: models)
     sdk = types.SimpleNamespace(__version__="0.35.0", ServiceClient=lambda **_: services, **errors)
-    monkeypatch.setattr("src.tinker.client._import_sdk", lambda: sdk)
+    monkeypatch.setattr("src.tinker.sdk.import_sdk", lambda: sdk)
+    monkeypatch.setattr("src.tinker.client.import_sdk", lambda: sdk)
     pack(service.folder / "archive.tar", {path.name: path.read_bytes() for path in list(service.folder.iterdir())})
 
 

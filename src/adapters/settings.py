@@ -1,9 +1,9 @@
 """adapter_config.json: the settings that determine numbers, read as if the file came from an enemy."""
 
-import json
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
+from src import files
 from src.errors import AdapterError
 
 T = TypeVar("T")
@@ -55,25 +55,12 @@ def parse_object(text: str, *, name: str, limit: int) -> dict[str, Any]:
     if len(text) > limit:
         raise AdapterError(f"{name} has {len(text):,} characters; at most {limit:,} are read.")
     try:
-        raw = json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_unique_keys)
+        raw = files.strict_json(text)
     except (ValueError, RecursionError) as error:
         raise AdapterError(f"{name} is not valid JSON: {error}") from error
     if not isinstance(raw, dict):
         raise AdapterError(f"{name} holds a {type(raw).__name__}, not an object of settings.")
     return raw
-
-
-def _refuse_constant(constant: str) -> float:
-    raise ValueError(f"{constant} is not a number that JSON knows")
-
-
-def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    unique = dict(pairs)
-    if len(unique) < len(pairs):
-        seen: set[str] = set()
-        duplicate = next(key for key, _ in pairs if key in seen or seen.add(key))
-        raise ValueError(f"the key {duplicate!r:.200} occurs twice")
-    return unique
 
 
 def named_by(pattern: Mapping[str, T], names: Iterable[str]) -> T | None:

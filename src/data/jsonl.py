@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from src import files
 from src.errors import DataError
 
 
@@ -28,7 +29,7 @@ def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 def _row(path: Path, number: int, line: str) -> dict[str, Any]:
     try:
-        row = json.loads(line, parse_constant=_refuse_constant, object_pairs_hook=_unique_keys)
+        row = files.strict_json(line)
         json.dumps(row, ensure_ascii=False).encode()
     except json.JSONDecodeError as error:
         raise row_error(path, number, f"not JSON ({error.msg} at column {error.colno})") from error
@@ -41,18 +42,6 @@ def _row(path: Path, number: int, line: str) -> dict[str, Any]:
     if not isinstance(row, dict):
         raise row_error(path, number, f"expected an object with the fields, found {type(row).__name__}")
     return row
-
-
-def _refuse_constant(constant: str) -> float:
-    raise ValueError(f"{constant} is no number that JSON knows; quote it if it is a text")
-
-
-def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    unique = dict(pairs)
-    if len(unique) < len(pairs):
-        keys = [key for key, _ in pairs]
-        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} occurs twice")
-    return unique
 
 
 def row_error(path: Path, number: int, what: str) -> DataError:

@@ -10,7 +10,8 @@ from src.lazy import lazy_exports
 
 if TYPE_CHECKING:
     from src.evaluation.calibration import CalibrationMetrics
+    from src.evaluation.selective import guaranteed_threshold
 
-__all__ = ["CalibrationMetrics"]
+__all__ = ["CalibrationMetrics", "guaranteed_threshold"]
 
-__getattr__ = lazy_exports(__name__, {"CalibrationMetrics": "calibration"})
+__getattr__ = lazy_exports(__name__, {"CalibrationMetrics": "calibration", "guaranteed_threshold": "selective"})

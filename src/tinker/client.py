@@ -1,25 +1,22 @@
 """`TinkerClient`: the Tinker SDK with credentials checked first, a limit on every wait, and errors in a sentence.
 
 The SDK retries a lost connection for minutes and a billing error for an hour, also while it is being constructed;
-so every call runs in a thread of its own that is not waited for longer than its limit. This is the only module
-that imports the SDK.
+so every call runs in a thread of its own that is not waited for longer than its limit.
 """
 
 import contextlib
 import logging
-import multiprocessing
 import os
-import re
 import time
 import uuid
 from collections.abc import Callable, Iterator
 from multiprocessing.pool import ThreadPool
-from pathlib import Path
 from typing import Any, TypeVar
 
-from src.errors import CredentialsError, DownloadError, MissingExtraError, ProbingError
+from src.errors import CredentialsError, DownloadError
 from src.tinker.addresses import RemoteFile
 from src.tinker.credentials import check_credentials
+from src.tinker.sdk import import_sdk, result, translated
 from src.tinker.served import Served, TokenIds, ask
 
 log = logging.getLogger(__name__)
@@ -49,7 +46,7 @@ class TinkerClient:
         # that was replaced in the environment would go unnoticed.
         named = os.environ.get("TINKER_API_KEY") if self.credentials == "TINKER_API_KEY" else None
         self._api_key = api_key or named
-        self._sdk = _import_sdk()
+        self._sdk = import_sdk()
 
     def __repr__(self) -> str:
         return f"TinkerClient(credentials from {self.credentials})"
@@ -66,7 +63,7 @@ class TinkerClient:
             rest = self._rest()
             # Before 0.36 only the other client could be asked.
             client = rest if hasattr(rest, "get_server_capabilities") else self._service()
-            capabilities = _result(client.get_server_capabilities(), self.timeout)
+            capabilities = result(client.get_server_capabilities(), self.timeout)
             return [model.model_name for model in capabilities.supported_models if model.model_name]
 
         return self._within(self.timeout, "asking for the supported models", call)
@@ -85,7 +82,7 @@ class TinkerClient:
         def call() -> Served:
             with self._sdk.ServiceClient(api_key=self._api_key) as service:
                 return ask(
-                    self._sdk, service, checkpoint, token_ids, wait=lambda value: _result(value, self.build_timeout)
+                    self._sdk, service, checkpoint, token_ids, wait=lambda value: result(value, self.build_timeout)
                 )
 
         return self._within(self.build_timeout, f"asking for log-probabilities of {checkpoint}", call)
@@ -103,7 +100,7 @@ class TinkerClient:
 
         def call() -> Any:
             service = self._service()
-            return _result(service.create_lora_training_client(base_model, **lora), self.build_timeout)
+            return result(service.create_lora_training_client(base_model, **lora), self.build_timeout)
 
         return self._within(self.build_timeout, f"creating a training client for {base_model}", call)
 
@@ -131,7 +128,7 @@ class TinkerClient:
                 )
             while True:
                 try:
-                    found = _result(rest.get_checkpoint_archive_url_from_tinker_path(path), self.build_timeout)
+                    found = result(rest.get_checkpoint_archive_url_from_tinker_path(path), self.build_timeout)
                     return RemoteFile(name, found.url, found.expires)
                 except self._sdk.InternalServerError as error:
                     # 503 while the archive is being built, which takes longer than the SDK keeps asking.
@@ -154,7 +151,7 @@ class TinkerClient:
             rest = self._rest()
             if not hasattr(rest, "get_external_weights_urls"):
                 raise DownloadError(f"tinker {self._sdk.__version__} knows no external weights: update it.")
-            found = _result(rest.get_external_weights_urls(path), self.timeout)
+            found = result(rest.get_external_weights_urls(path), self.timeout)
             return [RemoteFile(name, url, found.expires) for name, url in found.urls.items()]
 
         return self._within(self.timeout, f"asking for the files of {path}", call)
@@ -188,21 +185,21 @@ class TinkerClient:
 
         def call() -> dict[str, Any]:
             recorded = ("base_model", "is_lora", "lora_rank", "train_unembed")
-            found = _result(self._rest().get_weights_info_by_tinker_path(path), self.timeout)
+            found = result(self._rest().get_weights_info_by_tinker_path(path), self.timeout)
             return {name: getattr(found, name, None) for name in recorded}
 
         return self._within(self.timeout, f"asking what {path} is", call)
 
     def _export(self, service: Any, path: str) -> str:
-        training = _result(service.create_training_client_from_state(path), self.build_timeout)
+        training = result(service.create_training_client_from_state(path), self.build_timeout)
         saved = training.save_weights_external(f"download-{uuid.uuid4().hex[:8]}", ttl_seconds=EXPORT_SECONDS)
-        return _result(saved, self.build_timeout).path
+        return result(saved, self.build_timeout).path
 
     def _list_kept(self, export: str) -> list[RemoteFile]:
         """The files of an export, which then lives for another hour."""
 
         def call() -> None:
-            _result(self._rest().set_checkpoint_ttl_from_tinker_path(export, EXPORT_SECONDS), self.timeout)
+            result(self._rest().set_checkpoint_ttl_from_tinker_path(export, EXPORT_SECONDS), self.timeout)
 
         found = self.list_files(export)
         self._within(self.timeout, f"keeping {export} for an hour", call)
@@ -210,7 +207,7 @@ class TinkerClient:
 
     def _delete(self, export: str) -> None:
         def call() -> None:
-            _result(self._rest().delete_checkpoint_from_tinker_path(export), self.timeout)
+            result(self._rest().delete_checkpoint_from_tinker_path(export), self.timeout)
 
         try:
             self._within(self.timeout, f"deleting {export}", call)
@@ -223,7 +220,7 @@ class TinkerClient:
             return
         try:
             self._within(
-                self.timeout, "ending the training run", lambda: _result(service.close("success"), self.timeout)
+                self.timeout, "ending the training run", lambda: result(service.close("success"), self.timeout)
             )
         except (DownloadError, CredentialsError) as error:
             log.warning("The training run of the export could not be ended (%s).", error)
@@ -240,89 +237,7 @@ class TinkerClient:
         """Run `call` in a daemon thread and wait for it no longer than this."""
         pool = ThreadPool(1)
         try:
-            with self._translated(what):
+            with translated(self._sdk, self.credentials, what):
                 return pool.apply_async(call).get(seconds)
         finally:
             pool.terminate()  # does not wait for a call that hangs
-
-    @contextlib.contextmanager
-    def _translated(self, what: str) -> Iterator[None]:
-        sdk = self._sdk
-        try:
-            yield
-        except (sdk.AuthenticationError, sdk.PermissionDeniedError) as error:
-            raise CredentialsError(
-                f"Tinker refused the credentials from {self.credentials} while {what}. Check the key in the console."
-            ) from error
-        except (TimeoutError, multiprocessing.TimeoutError) as error:
-            raise DownloadError(
-                f"Tinker gave no answer in time while {what}, with credentials from {self.credentials}. The SDK "
-                "retries a lost connection, a failing server and an unpaid bill without a word: check the network, the "
-                "service's status page, your billing and the key."
-            ) from error
-        except sdk.NotFoundError as error:
-            raise DownloadError(f"Tinker knows no such thing while {what}. Check the name.") from error
-        except sdk.APIConnectionError as error:
-            raise DownloadError(f"Tinker could not be reached while {what}. Check the network.") from error
-        except sdk.TinkerError as error:
-            text = _without_queries(str(error))
-            # Without the cause: its own text may hold what was left out here.
-            if "api_key" in text or "CREDENTIAL_CMD" in text:
-                raise CredentialsError(f"The credentials from {self.credentials} do not work: {text}") from None
-            raise DownloadError(f"Tinker failed while {what}: {text:.300}") from None
-        except (ValueError, RuntimeError) as error:
-            if isinstance(error, ProbingError):
-                raise
-            # Such as a stored login that the SDK cannot read: its message repeats the key.
-            raise DownloadError(
-                f"The Tinker SDK failed with {type(error).__name__} while {what}, with credentials from "
-                f"{self.credentials}. If that is a stored login, log in again with `tinker auth login`."
-            ) from None
-
-
-def _result(value: Any, timeout: float) -> Any:
-    """Of a future; older SDKs return some values at once."""
-    return value.result(timeout=timeout) if hasattr(value, "result") else value
-
-
-def _without_queries(text: str) -> str:
-    """Addresses without what is signed."""
-    return re.sub(r"(https?://[^\s?]+)\?\S*", r"\1?...", " ".join(text.split()))
-
-
-def _import_sdk() -> Any:
-    try:
-        import tinker
-    except ImportError as error:
-        raise MissingExtraError(
-            "The Tinker SDK is not installed. Install it with: pip install 'tinker>=0.31'"
-        ) from error
-    if notice := own_package_instead(tinker.__file__):
-        raise MissingExtraError(notice)
-    if not hasattr(tinker, "ServiceClient"):
-        raise MissingExtraError(
-            f"`import tinker` finds {tinker.__file__ or 'a folder of that name'}, which is not the Tinker SDK (it has "
-            "no ServiceClient). Take it off sys.path, or install the SDK with: pip install 'tinker>=0.31'"
-        )
-    return tinker
-
-
-def sdk_gives_archives() -> bool:
-    """Whether the installed SDK has the archives of before 0.36; False where none is installed."""
-    try:
-        sdk = _import_sdk()
-    except MissingExtraError:
-        return False
-    # The class moved to the front in the version that lost the archives.
-    return not hasattr(sdk, "RestClient") or hasattr(sdk.RestClient, "get_checkpoint_archive_url_from_tinker_path")
-
-
-def own_package_instead(found: str | None) -> str:
-    """A sentence where `import tinker` found this folder of ours and not the SDK; "" otherwise."""
-    room = Path(__file__).resolve().parents[1]
-    if not found or not Path(found).resolve().is_relative_to(room):
-        return ""
-    return (
-        f"`import tinker` finds {found}, a part of this library, instead of the Tinker SDK, because {room} is on "
-        "sys.path. Take it off (do not start Python in that folder)."
-    )

@@ -115,7 +115,7 @@ def check_source(tinker_checkpoint: str | Path, *, allow_export: bool = False) -
     if not source.is_tinker:
         return
     if source.kind != "external_weights" and not (source.kind == "weights" and allow_export):
-        from src.tinker.client import sdk_gives_archives
+        from src.tinker.sdk import sdk_gives_archives
 
         if not sdk_gives_archives():
             raise DownloadError(_what_to_do_instead(source))

@@ -20,7 +20,8 @@ from tqdm.auto import tqdm
 
 from src import files, machine
 from src.errors import ConfigError, DataError
-from src.tinker.client import TinkerClient, _result
+from src.tinker.client import TinkerClient
+from src.tinker.sdk import result
 
 
 @dataclass(frozen=True)
@@ -167,7 +168,7 @@ class Trainer:
 
         def call() -> Any:
             service = client._sdk.ServiceClient(api_key=client._api_key)
-            return _result(service.create_training_client_from_state_with_optimizer(path), client.build_timeout)
+            return result(service.create_training_client_from_state_with_optimizer(path), client.build_timeout)
 
         return cls(client, client._within(client.build_timeout, f"going on from {path}", call))
 
@@ -186,8 +187,8 @@ class Trainer:
             # Both are sent before either is waited for, so that the service does them in one turn.
             gradients = self._trainer.forward_backward(batch, "cross_entropy")
             update = self._trainer.optim_step(sdk.AdamParams(learning_rate=learning_rate))
-            outputs = _result(gradients, self._client.build_timeout).loss_fn_outputs
-            _result(update, self._client.build_timeout)
+            outputs = result(gradients, self._client.build_timeout).loss_fn_outputs
+            result(update, self._client.build_timeout)
             return mean_loss(texts, [np.ravel(output["logprobs"].to_numpy()) for output in outputs])
 
         return self._client._within(self._client.build_timeout, "training a step", call)
@@ -207,7 +208,7 @@ class Trainer:
     def _saved(self, method: str, name: str) -> str:
         limit = self._client.build_timeout
         save = getattr(self._trainer, method)
-        return self._client._within(limit, f"saving {name}", lambda: _result(save(name), limit).path)
+        return self._client._within(limit, f"saving {name}", lambda: result(save(name), limit).path)
 
 
 def train(learner: Learner, texts: Sequence[Text], schedule: Schedule, record: Record) -> Record:

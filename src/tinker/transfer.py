@@ -94,13 +94,14 @@ class _Download:
         self.started_over = self.signed_again = False
 
     def run(self) -> Part:
+        whole = None
         try:
-            while True:
-                if whole := self._one_request():
-                    return whole
-        except BaseException:
-            self._drop_what_cannot_go_on()
-            raise
+            while whole is None:
+                whole = self._one_request()
+            return whole
+        finally:
+            if whole is None:
+                self._drop_what_cannot_go_on()
 
     def _one_request(self) -> Part | None:
         """The part once it is the whole file."""
