@@ -7,7 +7,7 @@ import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 
@@ -62,8 +62,15 @@ def run(
         else:
             _run(settings, as_json=as_json)
     except KeyboardInterrupt:
-        typer.echo("Interrupted. The same command goes on from here.", err=True)
-        raise typer.Exit(130) from None
+        _interrupted()
+
+
+def _interrupted() -> NoReturn:
+    """Everything of ours is closed by now; threads of torch and others, torn down halfway, abort now and then."""
+    typer.echo("Interrupted. The same command goes on from here.", err=True)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(130)
 
 
 def _run(settings: Any, *, as_json: bool) -> None:
@@ -141,8 +148,7 @@ def download(
             check_base_model=check_base_model,
         )
     except KeyboardInterrupt:
-        typer.echo("Interrupted. The same command goes on from here.", err=True)
-        raise typer.Exit(130) from None
+        _interrupted()
     if as_json:
         _print_json({"peft_adapter": folder})
     else:

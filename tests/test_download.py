@@ -372,7 +372,7 @@ def test_the_command_that_was_killed_goes_on_where_it_was(tmp_path, tokenizer, s
     noise = {"README.md": b"r" * 10, **checkpoint(tokenizer)}
     for name, data in noise.items():
         (service.folder / name).write_bytes(data)
-    service.cut, service.hold = 50_000, threading.Event()
+    service.cut, service.hold = len(noise[WEIGHTS]) // 2, threading.Event()
     command = [sys.executable, "-m", "confprobe", "download", CHECKPOINT, MODEL, str(tmp_path / "out")]
     environment = os.environ | {"PYTHONPATH": str(Path.cwd())}
     child = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE)
