@@ -12,11 +12,10 @@ from src import files, machine
 from src.data.example import LETTERS, Example
 from src.data.gsm8k import GSM8KDataset
 from src.data.mmlu import MMLUDataset
+from src.data.trained_on import FILE_NAME as TRAINED_ON
 from src.errors import ConfigError
 from src.tinker import TinkerClient
 from src.tinker.training import Record, Schedule, Text, Trainer, train
-
-TRAINED_ON = "trained_on.json"
 
 
 @dataclass(frozen=True)
