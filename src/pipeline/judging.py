@@ -8,7 +8,6 @@ import numpy as np
 
 from src.config import EvaluationConfig
 from src.data.example import Example
-from src.evaluation.binning import Scheme
 from src.evaluation.comparison import differences, flips
 from src.evaluation.intervals import Estimate, Scored, calibrated_null, interval, score
 from src.evaluation.ranking import Ranked
@@ -18,7 +17,6 @@ from src.pipeline.probing import OWN, PROBE, TEXT, Probed
 from src.probes.sweep import PlaceResult
 
 ALL, ANSWERED = "all", "answered"
-_BINNED: dict[str, Scheme] = {"ece": "width", "ece_mass": "mass"}
 # The other baselines are judged on all questions only.
 BY_SUBJECT = (PROBE, OWN, TEXT)
 
@@ -107,8 +105,8 @@ class Judge:
             part = self.parts()[name]
             numbers = {metric: _number(found) for metric, found in scored[name].estimates().items()}
             del numbers["accuracy"]  # the model's, not the scorer's
-            for metric, scheme in _BINNED.items():
-                null = calibrated_null(p[part], bins=self.bins, scheme=scheme, seed=self.seed)
+            nulls = calibrated_null(p[part], metrics=("ece", "ece_mass"), bins=self.bins, seed=self.seed)
+            for metric, null in nulls.items():
                 numbers[metric] |= {"calibrated_mean": null.mean, "calibrated_q95": null.q95}
             scores[name] = {"n": int(part.sum())} | numbers
         return scores
