@@ -88,6 +88,19 @@ def test_credentials_and_secrets_have_their_codes(settings, tmp_path, monkeypatc
     assert "Traceback" not in printed
 
 
+def test_the_version_is_printed(monkeypatch, capsys):
+    from src import __version__
+
+    assert cli(monkeypatch, "--version") == 0
+    assert capsys.readouterr().out == f"confprobe {__version__}\n"
+
+
+def test_a_checkpoint_that_is_not_there_is_no_fault_of_the_network(tmp_path, monkeypatch, capsys):
+    assert cli(monkeypatch, "download", tmp_path / "nowhere.tar", "base", tmp_path / "out") == 2
+    assert "Check the path" in capsys.readouterr().err
+    assert cli(monkeypatch, "download", "tinker://r/nothing/n", "base", tmp_path / "out") == 4
+
+
 def test_debug_shows_the_traceback(monkeypatch):
     from src.cli import main
     from src.errors import ConfigError
