@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
+from src import files, machine
 from src.cli.ending import interruptible
 from src.cli.shared import Json, print_json, quieten_other_libraries
 
@@ -56,9 +57,27 @@ def _dry_run(settings: Any, *, as_json: bool) -> None:
 
 
 def report(
-    folder: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a finished run.")], as_json: Json = False
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="The folders of finished runs.")],
+    output: Annotated[
+        Path | None,
+        typer.Option(metavar="PAGE.html", help="Of several runs: where the page goes. Default: comparison.html here."),
+    ] = None,
+    as_json: Json = False,
 ) -> None:
-    """Write report.html of a finished run again and print its table."""
+    """Write report.html of a finished run again and print its table; of several runs, compare them.
+
+    Several are compared with the first, on the questions that all of them tested. Nothing is written into their
+    folders.
+    """
+    if len(runs) > 1:
+        _compare(runs, output, as_json=as_json)
+    elif output is not None:
+        raise typer.BadParameter("one run's report lies in its folder; give several runs to compare.")
+    else:
+        _report(runs[0], as_json=as_json)
+
+
+def _report(folder: Path, *, as_json: bool) -> None:
     from src.pipeline import read_results, write_report
 
     results = read_results(folder)
@@ -70,3 +89,21 @@ def report(
     page = write_report(folder, results)
     print_report(results)
     typer.echo(f"Report: {page}")
+
+
+def _compare(runs: list[Path], output: Path | None, *, as_json: bool) -> None:
+    from src.pipeline import compare_runs
+
+    compared = compare_runs(runs)
+    if as_json:
+        print_json(compared)
+    if as_json and output is None:
+        return
+    from src.report import print_comparison, render_comparison
+
+    page = output or Path("comparison.html")
+    with machine.writing(page, setting="--output"):
+        files.write_text(page, render_comparison(compared))
+    if not as_json:
+        print_comparison(compared)
+        typer.echo(f"Report: {page}")
