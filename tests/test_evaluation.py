@@ -336,10 +336,10 @@ def test_a_difference_is_paired_by_question():
     weights = question_weights(np.arange(400), 300, 0)
     before = score(p, y, weights)
     same = differences(before, before)
-    assert all(d.value == d.low == d.high == 0 for d in same.values())
+    assert all(d.estimate.value == d.estimate.low == d.estimate.high == 0 and d.p == 1 for d in same.values())
     worse = differences(before, score(1 - p, y, weights))
-    assert worse["auroc"].high < 0 < worse["brier"].low
-    assert np.isnan(differences(before, score(p, np.ones(400), weights))["auroc"].value)
+    assert worse["auroc"].estimate.high < 0 < worse["brier"].estimate.low
+    assert np.isnan(differences(before, score(p, np.ones(400), weights))["auroc"].estimate.value)
 
 
 def test_flips_are_mcnemars():
