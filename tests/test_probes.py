@@ -8,8 +8,8 @@ from sklearn.metrics import roc_auc_score
 
 from src.errors import ScoringError
 from src.probes import LinearProbe
+from src.probes.refits import shuffled_predictions
 from src.probes.solver import fit_path, mean_nll, probability
-from src.probes.refits import half_predictions, shuffled_predictions
 from src.probes.sweep import Part, Place, sweep_places
 from src.probes.text_only import TextOnlyAssessor
 

@@ -93,8 +93,9 @@ def fit_scorers(
         return asked.confidence[rows]
 
     if missing := _why_not(asked.correct, splits):
+        test, val, calibration = _predicted({OWN: own}, splits)
         none = np.empty((0, splits.test.size))
-        return Probed(splits, *_predicted({OWN: own}, splits), none, none, None, missing)
+        return Probed(splits, test, val, calibration, none, none, None, missing)
     train, val = (
         Part(asked.hidden[rows], asked.correct[rows], splits.groups[rows]) for rows in (splits.train, splits.val)
     )
@@ -109,27 +110,28 @@ def fit_scorers(
     def text_only(rows: np.ndarray) -> np.ndarray:
         return text.predict(_texts(examples, rows))
 
-    test, *others = _predicted({PROBE: probe, OWN: own, TEXT: text_only}, splits)
+    test, val_said, calibration = _predicted({PROBE: probe, OWN: own, TEXT: text_only}, splits)
     states = asked.hidden[splits.test]
     return Probed(
-        splits,
-        test | _baselines(asked, examples, splits, train.labels, val.labels),
-        *others,
-        shuffled_predictions(train, val, states, sweep.best, seed=seed),
-        half_predictions(train, val, states, sweep.best, seed=seed, repeats=repeats),
-        sweep,
-        "",
+        splits=splits,
+        test=test | _baselines(asked, examples, splits, train.labels, val.labels),
+        val=val_said,
+        calibration=calibration,
+        shuffled=shuffled_predictions(train, val, states, sweep.best, seed=seed),
+        halves=half_predictions(train, val, states, sweep.best, seed=seed, repeats=repeats),
+        sweep=sweep,
+        missing="",
     )
 
 
 def _predicted(
     scorers: Mapping[str, Callable[[np.ndarray], np.ndarray]], splits: Splits
-) -> tuple[dict[str, np.ndarray], ...]:
+) -> list[dict[str, np.ndarray]]:
     """What each says on test, val and calibration; nothing where a split is empty."""
-    return tuple(
+    return [
         {name: scorer(rows) if rows.size else np.empty(0) for name, scorer in scorers.items()}
         for rows in (splits.test, splits.val, splits.calibration)
-    )
+    ]
 
 
 def _baselines(
