@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from src.lazy import lazy_exports
 
 if TYPE_CHECKING:
-    from src.report.conclusions import verdict
+    from src.report.conclusions import comparison_verdict, verdict
     from src.report.html import render_html
     from src.report.listing import print_contexts, print_findings, print_plan
     from src.report.notebook import render_summary
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from src.report.verification import print_verification
 
 __all__ = [
+    "comparison_verdict",
     "print_contexts",
     "print_findings",
     "print_plan",
@@ -36,6 +37,7 @@ __getattr__ = lazy_exports(
         "print_verification": "verification",
         "render_html": "html",
         "render_summary": "notebook",
+        "comparison_verdict": "conclusions",
         "verdict": "conclusions",
     },
 )
