@@ -2,7 +2,9 @@
 
 import csv
 import json
+import re
 import warnings
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -23,7 +25,7 @@ from src.errors import ScoringError
 from src.evaluation import CalibrationMetrics
 from src.evaluation.binning import bin_index
 from src.evaluation.comparison import differences, flips
-from src.evaluation.intervals import score
+from src.evaluation.intervals import calibrated_null, score
 from src.evaluation.resampling import Ranking, metric_draws, question_weights
 from src.evaluation.selective import guaranteed_threshold
 
@@ -383,3 +385,23 @@ class TestPromise:
         assert guaranteed_threshold(np.full(59, 0.99), np.ones(59)).coverage == 1
         with pytest.raises(ScoringError, match=r"risk=1.5: a number between 0 and 1"):
             guaranteed_threshold([0.5], [1], risk=1.5)
+
+
+def test_a_notebook_shows_the_numbers_beside_those_of_a_perfect_model():
+    p, y = sample(300)
+    shown = metrics(p, y)._repr_html_()
+    assert f"<td>{metrics(p, y).brier():.4f}</td>" in shown
+    null = calibrated_null(p)
+    for name, found in (("ECE, 15 bins of equal width", "ece"), ("smooth ECE", "smooth_ece"), ("KS", "ks")):
+        row = re.search(rf">{name}</th><td>([.\d]+)</td><td>([.\d]+)</td>", shown)
+        assert float(row[1]) == pytest.approx(metrics(p, y).summary()[found], abs=1e-4)
+        assert float(row[2]) == pytest.approx(null[found].mean, abs=1e-4)
+    assert not re.search(r"<script|http|src=|url\(", shown)
+    ElementTree.fromstring(shown)  # every tag is closed
+    assert ">AUROC</th><td>undefined</td>" in metrics(p, np.ones(300))._repr_html_()
+
+
+def test_a_notebook_does_not_wait_for_the_null_of_millions():
+    m = CalibrationMetrics([1], [0.7], [1])
+    m.confidences = m.predictions = m.labels = np.ones(1_000_001)
+    assert "<td>0.0000</td><td></td>" in m._repr_html_()
