@@ -10,16 +10,15 @@ Without a key and a checkpoint of your own, the one in this repository shows the
 """
 
 import argparse
-import sys
 from pathlib import Path
 
-from src.errors import ProbingError
+from src.cli import interruptible, plain_errors
 from src.tinker import download_and_convert_weights
 
 
 def main() -> None:
     args = parsed_arguments()
-    try:
+    with plain_errors(Path(__file__).name), interruptible():
         adapter = download_and_convert_weights(
             args.checkpoint,
             args.base_model,
@@ -34,11 +33,6 @@ def main() -> None:
             model, tokenizer = ModelLoader(args.base_model, adapter, args.quantization).load()
             hidden = HiddenStateExtractor(model, tokenizer).extract([args.text], layers=[-1])
             print(f"Loaded and in force. Hidden state of {args.text!r} in the last block: shape {hidden.shape}.")
-    except KeyboardInterrupt:
-        print(f"{Path(__file__).name}: interrupted. The same command goes on from here.", file=sys.stderr)
-        sys.exit(130)
-    except ProbingError as error:
-        sys.exit(f"{Path(__file__).name}: {error}")
 
 
 def parsed_arguments() -> argparse.Namespace:

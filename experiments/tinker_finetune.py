@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from src.errors import ProbingError
+from src.cli import interruptible, plain_errors
 from src.models import ModelLoader
 from src.pipeline import run, verify_adapter
 from src.pipeline.fine_tuning import Lessons, fine_tune, read_lessons
@@ -23,7 +23,7 @@ from src.tinker.training import Schedule
 
 def main() -> None:
     args = parsed_arguments()
-    try:
+    with plain_errors(Path(__file__).name), interruptible():
         lessons = read_lessons(args.data, path=args.path, category=args.category, limit=args.limit)
         schedule = Schedule(
             steps=args.steps, batch_size=args.batch_size, learning_rate=args.learning_rate,
@@ -34,11 +34,6 @@ def main() -> None:
             describe(lessons, tokenizer, schedule, args)
         else:
             workflow(lessons, tokenizer, schedule, args)
-    except ProbingError as error:
-        sys.exit(f"{Path(__file__).name}: {error}")
-    except KeyboardInterrupt:
-        print("Interrupted. The same command goes on from the last checkpoint.", file=sys.stderr)
-        sys.exit(130)
 
 
 def workflow(lessons: Lessons, tokenizer: Any, schedule: Schedule, args: argparse.Namespace) -> None:

@@ -10,11 +10,10 @@ Without a key and a checkpoint of your own, the model in this repository shows t
 """
 
 import argparse
-import sys
 from pathlib import Path
 from typing import Any
 
-from src.errors import ProbingError
+from src.cli import interruptible, plain_errors
 
 
 def main() -> None:
@@ -22,12 +21,10 @@ def main() -> None:
     from src.pipeline import run  # seconds, which --help need not wait for
     from src.report import print_report
 
-    try:
+    with plain_errors(Path(__file__).name), interruptible():
         result = run(configuration(args))
-    except ProbingError as error:
-        sys.exit(f"{Path(__file__).name}: {error}")
-    print_report(result.results)
-    print(f"Report: {result.folder / 'report.html'}")
+        print_report(result.results)
+        print(f"Report: {result.report}")
 
 
 def configuration(args: argparse.Namespace) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 Each is also the stdlib type a caller would catch. A message says what happened, with the value, and
 what to do next. To add one: derive from `ProbingError` (or a child) and the stdlib type, give it one
-positional message (so that it stays picklable), and map it to an exit code in `src.cli` if it needs one.
+positional message (so that it stays picklable), and map it to an exit code in `src.cli.ending` if it needs one.
 """
 
 
@@ -20,6 +20,10 @@ class CredentialsError(ProbingError, RuntimeError):
 
 class DownloadError(ProbingError, OSError):
     """Something remote or local could not be fetched."""
+
+
+class MissingFileError(DownloadError, FileNotFoundError):
+    """A local file or folder that was named and is not there."""
 
 
 class IntegrityError(DownloadError):

@@ -69,10 +69,50 @@ def test_a_cache_is_seen_checked_and_pruned(settings, tmp_path, monkeypatch, cap
     assert cli(monkeypatch, "cache", "ls", tmp_path / "nowhere") == 2
 
 
+class TestSeveralRuns:
+    """What is compared, and how it looks, belongs to others: here stand-ins that say what they were given."""
+
+    @pytest.fixture(autouse=True)
+    def _stand_ins(self, monkeypatch, tmp_path):
+        import src.pipeline
+        import src.report
+
+        compared = {"schema": 1, "verdict": ["é"]}
+        monkeypatch.setattr(
+            src.pipeline, "compare_runs", lambda runs: compared | {"runs": list(map(str, runs))}, raising=False
+        )
+        monkeypatch.setattr(src.report, "print_comparison", lambda one: print(f"compared {one['runs']}"), raising=False)
+        monkeypatch.setattr(src.report, "render_comparison", lambda one: f"<html>{one['verdict'][0]}", raising=False)
+        monkeypatch.chdir(tmp_path)
+
+    def test_they_are_compared_on_a_page_of_their_own(self, tmp_path, monkeypatch, capsys):
+        assert cli(monkeypatch, "report", "one", "two", "three") == 0
+        assert capsys.readouterr().out == "compared ['one', 'two', 'three']\nReport: comparison.html\n"
+        assert [path.name for path in tmp_path.iterdir()] == ["comparison.html"]
+        assert cli(monkeypatch, "report", "one", "two", "--output", "other.html") == 0
+        assert (tmp_path / "other.html").read_text(encoding="utf-8") == "<html>é"
+
+    def test_a_script_gets_json_and_a_page_only_where_it_asks(self, tmp_path, monkeypatch, capsys):
+        assert cli(monkeypatch, "report", "one", "two", "--json") == 0
+        assert json.loads(capsys.readouterr().out)["runs"] == ["one", "two"]
+        assert not list(tmp_path.iterdir())
+        assert cli(monkeypatch, "report", "one", "two", "--json", "--output", "page.html") == 0
+        json.loads(capsys.readouterr().out)
+        assert (tmp_path / "page.html").is_file()
+
+    def test_a_page_that_cannot_be_written_is_one_sentence(self, tmp_path, monkeypatch, capsys):
+        assert cli(monkeypatch, "report", "one", "two", "--output", "no/where.html") == 2
+        assert "Choose another --output" in capsys.readouterr().err
+
+    def test_of_one_run_there_is_no_other_page(self, monkeypatch, capsys):
+        assert cli(monkeypatch, "report", "one", "--output", "page.html") == 2
+        assert "give several runs" in capsys.readouterr().err
+
+
 def test_a_finished_run_of_another_schema_is_not_read(tmp_path, monkeypatch, capsys):
     (tmp_path / "results.json").write_text('{"schema": 99}')
     assert cli(monkeypatch, "report", tmp_path) == 2
-    assert "has schema 99, and this version reads 2" in capsys.readouterr().err
+    assert "has schema 99, and this version reads 3" in capsys.readouterr().err
     (tmp_path / "results.json").write_text("{")
     assert cli(monkeypatch, "report", tmp_path) == 2
 
@@ -86,6 +126,19 @@ def test_credentials_and_secrets_have_their_codes(settings, tmp_path, monkeypatc
     printed = capsys.readouterr().err
     assert "abcdefgh" not in printed
     assert "Traceback" not in printed
+
+
+def test_the_version_is_printed(monkeypatch, capsys):
+    from src import __version__
+
+    assert cli(monkeypatch, "--version") == 0
+    assert capsys.readouterr().out == f"confprobe {__version__}\n"
+
+
+def test_a_checkpoint_that_is_not_there_is_no_fault_of_the_network(tmp_path, monkeypatch, capsys):
+    assert cli(monkeypatch, "download", tmp_path / "nowhere.tar", "base", tmp_path / "out") == 2
+    assert "Check the path" in capsys.readouterr().err
+    assert cli(monkeypatch, "download", "tinker://r/nothing/n", "base", tmp_path / "out") == 4
 
 
 def test_debug_shows_the_traceback(monkeypatch):

@@ -212,8 +212,9 @@ def test_the_script_counts_first_and_says_in_a_sentence_what_is_missing(model_fo
     monkeypatch.setenv("HOME", str(mmlu_folder))
     options = ["--base-model", "m", "--model", model_folder, "--path", mmlu_folder, "--output-dir", mmlu_folder / "out"]
     monkeypatch.setattr(sys, "argv", ["tinker_finetune.py", *map(str, options), "--dry-run"])
-    with pytest.raises(SystemExit, match=r"^tinker_finetune\.py: TINKER_API_KEY not found"):
+    with pytest.raises(SystemExit, match="3"):
         runpy.run_path("experiments/tinker_finetune.py", run_name="__main__")
+    assert capsys.readouterr().err.startswith("tinker_finetune.py: TINKER_API_KEY not found")
     monkeypatch.setenv("TINKER_API_KEY", "tml-key")
     runpy.run_path("experiments/tinker_finetune.py", run_name="__main__")
     counted = capsys.readouterr().out

@@ -185,7 +185,7 @@ class TestExamples:
         where = {"tinker_download_example.py": [CHECKPOINT], "tinker_probe_comparison.py": ["--checkpoint", CHECKPOINT]}
         output = ["--output-dir", tmp_path / "out"]
         done = self.run(script, *where[script], "--base-model", model_folder, *output, HOME=str(tmp_path))
-        assert done.returncode == 1
+        assert done.returncode == 3
         assert f"{script}: TINKER_API_KEY not found. Set it" in done.stderr
         assert "Traceback" not in done.stderr
         assert not (tmp_path / "out").exists()

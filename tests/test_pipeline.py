@@ -147,7 +147,7 @@ def test_the_command_runs_reports_and_prints(tmp_path, model_folder, choices, mo
         (["run", "nowhere.yaml"], 2, "cannot be read"),
         (["run", "configs/own.yaml", "--set", "data.path=nowhere.jsonl"], 2, "no file nowhere.jsonl"),
         (["report", "."], 2, "no results.json"),
-        (["download", "nowhere.tar", "base", "out"], 4, "no checkpoint archive"),
+        (["download", "nowhere.tar", "base", "out"], 2, "no checkpoint archive"),
         (["download", "README.md", "base", "out"], 5, "cannot be read as a tar archive"),
         (["run"], 2, "Missing argument"),
         (["rnu"], 2, "No such command"),

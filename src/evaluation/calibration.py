@@ -182,8 +182,7 @@ class CalibrationMetrics:
 
         1 is ideal, 0 random; NaN where all answers are right or all are wrong.
         """
-        random, ideal = 1 - self.ranked.base_rate, self.ranked.aurc_of_ideal()
-        return (random - self.aurc()) / (random - ideal) if not self.ranked.one_class else float("nan")
+        return self.ranked.prr()
 
     def accuracy_at(self, coverage: float) -> float:
         """Accuracy where only this share of the questions, the most confident ones, is answered.

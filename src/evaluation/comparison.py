@@ -1,27 +1,56 @@
-"""Two models on the same questions: the difference of every metric, with a paired interval."""
+"""Two models on the same questions: the difference of every metric, with a paired interval and a p-value."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import binomtest
+from scipy.stats import binomtest, norm
 
 from src.evaluation.intervals import Estimate, Scored, interval
-from src.evaluation.resampling import METRICS
 
 
-def differences(before: Scored, after: Scored) -> dict[str, Estimate]:
-    """`after` minus `before` for every metric; both must be scored on the same resamples of the same questions.
+@dataclass(frozen=True)
+class Difference:
+    """A difference with its 95 % interval, and the two-sided p-value of there being none (NaN: no spread)."""
 
-    Each model is judged by its own labels. Where a metric is undefined for either, so is the difference.
+    estimate: Estimate
+    p: float
+
+
+def differences(before: Scored, after: Scored) -> dict[str, Difference]:
+    """`after` minus `before` for every metric of both, scored on the same resamples of the same questions.
+
+    Each model is judged by its own labels. Where a metric is undefined for either, so is the difference. The p-value
+    is normal, from the spread of the resamples: their own quantiles reach no further than 1 over their number, which
+    a correction for several comparisons would use up.
     """
     result = {}
-    for name in METRICS:
+    for name in before.values.keys() & after.values.keys():
         value = after.values[name] - before.values[name]
         if np.isnan(value):
-            result[name] = Estimate(value, reason="one class: undefined for at least one of the two")
+            undefined = Estimate(value, reason="one class: undefined for at least one of the two")
+            result[name] = Difference(undefined, float("nan"))
         else:
-            result[name] = Estimate(value, *interval(after.draws[name] - before.draws[name]))
+            draws = after.draws[name] - before.draws[name]
+            result[name] = Difference(Estimate(value, *interval(draws)), _p_value(value, draws))
     return result
+
+
+def _p_value(value: float, draws: np.ndarray) -> float:
+    defined = draws[np.isfinite(draws)]
+    spread = float(defined.std(ddof=1)) if defined.size > 1 else 0.0
+    if spread <= 1e-12:
+        return 1.0 if abs(value) <= 1e-12 else float("nan")
+    return float(2 * norm.sf(abs(value) / spread))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """The p-values corrected for their number (Holm 1979, Scandinavian Journal of Statistics 6); NaN do not count."""
+    p = np.asarray(p_values, dtype=np.float64)
+    order = np.argsort(p)[: int(np.isfinite(p).sum())]
+    corrected = np.full(p.size, np.nan)
+    corrected[order] = np.maximum.accumulate(p[order] * np.arange(order.size, 0, -1)).clip(max=1.0)
+    return corrected.tolist()
 
 
 @dataclass(frozen=True)

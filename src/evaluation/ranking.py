@@ -184,6 +184,13 @@ class Ranked:
         harmonic = digamma(self.total + 1) - digamma(right + 1)
         return float((wrong - right * harmonic) / self.total)
 
+    def prr(self) -> float:
+        """How much of the way from a random to the ideal ranking `aurc` comes (arXiv 2104.04236); NaN of one class."""
+        if self.one_class:
+            return float("nan")
+        random = 1 - self.base_rate
+        return (random - self.aurc()) / (random - self.aurc_of_ideal())
+
     def risk_coverage(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """For each distinct confidence, descending: (threshold, share answered, share of these that is wrong)."""
         answered = np.cumsum(self.n[::-1])

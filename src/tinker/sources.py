@@ -8,7 +8,7 @@ from typing import Literal
 
 from src import files
 from src.adapters import CONFIG_NAME, WEIGHTS_NAME
-from src.errors import DownloadError
+from src.errors import DownloadError, MissingFileError
 from src.tinker.addresses import check_address
 from src.tinker.contents import check_names
 
@@ -104,10 +104,10 @@ def check_local(source: Source) -> None:
     """Whether a local checkpoint is there.
 
     Raises:
-        DownloadError: no such file, or a folder without an adapter.
+        MissingFileError: no such file. DownloadError: a folder without an adapter.
         AdapterError: a folder whose weights are a pickle.
     """
     if source.kind == "folder":
         check_names([path.name for path in source.path.iterdir()], source.text)
     elif not source.path.is_file():
-        raise DownloadError(f"There is no checkpoint archive or folder {source.text}. Check the path.")
+        raise MissingFileError(f"There is no checkpoint archive or folder {source.text}. Check the path.")
