@@ -77,14 +77,16 @@ def _advantages(variants: Mapping[str, Any]) -> list[tuple[str, str, str, Mappin
 
 
 def _changes(comparison: Mapping[str, Any], names: list[str]) -> list[tuple[str, str, str, Mapping[str, Any]]]:
-    """(metric, scorer, questions, difference) on all questions; accuracy is the model's and stands there once."""
-    return [
+    """(metric, scorer, questions, difference) but for subjects; accuracy is the model's and stands there once."""
+    rows = [
         (metric, scorer, part, change)
+        for scorer in SHORT
+        for part, found in comparison["scores"].get(scorer, {}).items()
         for metric in METRIC_NAMES
-        for scorer, parts in comparison["scores"].items()
-        for part, found in parts.items()
-        if part not in names and (change := found.get(metric)) and (metric != "accuracy" or scorer == "own_probability")
+        if part not in names and (change := found.get(metric))
     ]
+    accuracy = [row for row in rows if row[:2] == ("accuracy", "own_probability")]
+    return accuracy + [row for row in rows if row[0] != "accuracy"]
 
 
 def _per_subject(variants: Mapping[str, Any], names: list[str]) -> dict[str, Any]:
