@@ -30,7 +30,8 @@ CONTRAST = """(() => {
   const texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
   while (texts.nextNode()) {
     const e = texts.currentNode.parentElement;
-    if (!texts.currentNode.data.trim() || ['SCRIPT', 'STYLE'].includes(e.tagName) || !e.getClientRects().length) continue;
+    if (!texts.currentNode.data.trim() || ['SCRIPT', 'STYLE'].includes(e.tagName)) continue;
+    if (!e.getClientRects().length) continue;
     const style = getComputedStyle(e), ink = e instanceof SVGElement ? style.fill : style.color;
     const [a, b] = [light(ink), light(ground(e))].sort((x, y) => y - x), ratio = (a + .05) / (b + .05);
     if (ratio < worst[0]) worst = [ratio, ink + ' on ' + ground(e) + ': ' + texts.currentNode.data.slice(0, 40)];

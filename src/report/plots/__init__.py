@@ -10,6 +10,7 @@ from src.report.plots.confidence import confidence_by_correctness, reliability_d
 from src.report.plots.layers import layer_curve, layer_map
 from src.report.plots.risk import risk_coverage
 from src.report.plots.scores import base_against_tuned, subject_dots
+from src.report.plots.sides import sides
 
 __all__ = [
     "base_against_tuned",
@@ -18,5 +19,6 @@ __all__ = [
     "layer_map",
     "reliability_diagram",
     "risk_coverage",
+    "sides",
     "subject_dots",
 ]

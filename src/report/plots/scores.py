@@ -5,7 +5,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 
-from src.report.plots.style import COLORS, MARKERS, SOFT, Number, axes, finish, has_value, legend, plain
+from src.report.plots.style import COLORS, MARKERS, SOFT, Number, axes, finish, has_value, legend, name_rows
 from src.report.words import METRIC_NAMES, SCORERS, SHORT, SMALL_N, subjects
 
 _COMPARED = ("probe", "own_probability", "text_only", "p_true", "stated", "self_consistency", "shuffled_labels")
@@ -36,7 +36,7 @@ def base_against_tuned(variants: Mapping[str, Mapping[str, Any]], metric: str = 
             if floor is not None:
                 ax.plot([floor, floor], [place + shift - 0.11, place + shift + 0.11], color=SOFT, linewidth=3)
     _draw(ax, variants, scorers, find)
-    _name_rows(ax, [SHORT[scorer] for scorer in scorers])
+    name_rows(ax, [SHORT[scorer] for scorer in scorers])
     if metric == "auroc":
         ax.axvline(0.5, color=SOFT, linestyle="--", linewidth=1)
     note = "\n(grey: if perfectly calibrated)" if metric.startswith("ece") else ""
@@ -79,7 +79,7 @@ def subject_dots(variants: Mapping[str, Mapping[str, Any]], scorer: str | None =
         if shrunk:
             y, x = zip(*shrunk, strict=True)
             ax.plot(x, y, "x", color=COLORS[name], markersize=4, markeredgewidth=0.9)
-    _name_rows(ax, names)
+    name_rows(ax, names)
     if scorer:
         ax.axvline(0.5, color=SOFT, linestyle="--", linewidth=1)
     ax.set(xlabel="AUROC on test" if scorer else "accuracy on test")
@@ -115,9 +115,3 @@ def _shifted(variants: Mapping[str, Mapping[str, Any]]) -> list[tuple[float, str
 def _height(number: Number | None) -> float:
     """By which rows are sorted: the highest value first, those without one last."""
     return -number["value"] if number and number["value"] is not None else 2.0
-
-
-def _name_rows(ax: Axes, names: Sequence[str]) -> None:
-    ax.set_yticks(range(len(names)), [plain(name) for name in names])
-    ax.set_ylim(len(names) - 0.4, -0.6)
-    ax.grid(axis="y", alpha=0.25)

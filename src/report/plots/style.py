@@ -1,6 +1,6 @@
 """What all figures share: colours, markers, and names from outside made harmless."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -32,6 +32,13 @@ def plain(text: str) -> str:
 def has_value(number: Number | None) -> bool:
     """Whether a number can be drawn with its interval."""
     return bool(number) and number["value"] is not None and number["low"] is not None
+
+
+def name_rows(ax: Axes, names: Sequence[str]) -> None:
+    """A name for each row, the first on top."""
+    ax.set_yticks(range(len(names)), [plain(name) for name in names])
+    ax.set_ylim(len(names) - 0.4, -0.6)
+    ax.grid(axis="y", alpha=0.25)
 
 
 def finish(ax: Axes, title: str) -> Axes:
