@@ -9,7 +9,7 @@ from src.lazy import lazy_exports
 
 if TYPE_CHECKING:
     from src.report.compared import render_comparison
-    from src.report.conclusions import verdict
+    from src.report.conclusions import comparison_verdict, verdict
     from src.report.html import render_html
     from src.report.listing import print_contexts, print_findings, print_plan
     from src.report.notebook import render_summary
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from src.report.verification import print_verification
 
 __all__ = [
+    "comparison_verdict",
     "print_comparison",
     "print_contexts",
     "print_findings",
@@ -32,6 +33,7 @@ __all__ = [
 __getattr__ = lazy_exports(
     __name__,
     {
+        "comparison_verdict": "conclusions",
         "print_comparison": "terminal",
         "print_contexts": "listing",
         "print_findings": "listing",

@@ -26,7 +26,6 @@ def render_comparison(compared: Mapping[str, Any]) -> str:
         sections=_SECTIONS,
         drawn=[svg(partial(plots.sides, compared["sides"], metric), f"sides-{metric}") for metric in metrics],
         changes=[_changes(one["scores"]) for one in compared["differences"]],
-        sides_of=_sides_of,
     )
 
 
@@ -39,7 +38,3 @@ def _changes(scores: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str, Ma
         if metric in found
     ]
     return [row for row in rows if row[0] == "accuracy"][:1] + [row for row in rows if row[0] != "accuracy"]
-
-
-def _sides_of(disagreement: Mapping[str, Any]) -> list[str]:
-    return [key for key in disagreement if key != "n"]

@@ -28,7 +28,7 @@ def print_report(results: Mapping[str, Any], *, console: Console | None = None) 
     if any(variant["tags"] for variant in results["variants"].values()):
         console.print(_tags_table(results["variants"]))
     if results["comparison"] and results["comparison"]["disagreement"]["n"]:
-        console.print(_disagreement_table(results["comparison"]["disagreement"]))
+        console.print(_disagreement_table(results["comparison"]["disagreement"], base="base", tuned="tuned"))
     _print_verdict(console, results["verdict"])
     seconds = results.get("seconds", {})
     if seconds:
@@ -59,7 +59,7 @@ def print_comparison(compared: Mapping[str, Any], *, console: Console | None = N
     console.print(table)
     for one in compared["differences"]:
         if one["disagreement"]["n"]:
-            console.print(_disagreement_table(one["disagreement"]))
+            console.print(_disagreement_table(one["disagreement"], first=one["against"], second=one["label"]))
     _print_verdict(console, compared["verdict"])
 
 
@@ -95,10 +95,10 @@ def _decisions(variant: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _disagreement_table(found: Mapping[str, Any]) -> Table:
-    models = [key for key in found if key != "n"]
+def _disagreement_table(found: Mapping[str, Any], **models: str) -> Table:
+    """`models`: the names of the two that `found` has numbers of, by its keys."""
     title = f"AUROC on the {found['n']:,} test questions that only one of the two got right"
-    table = _table(title, ("confidence", *models))
+    table = _table(title, ("confidence", *models.values()))
     for scorer, name in DISAGREEING.items():
         if any(scorer in found[model] for model in models):
             cells = (with_interval(found[model][scorer]) if scorer in found[model] else "" for model in models)

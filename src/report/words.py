@@ -114,6 +114,13 @@ def excludes_zero(number: Number) -> bool:
     return number["low"] is not None and (number["low"] > 0 or number["high"] < 0)
 
 
+def clear(difference: Number, up: str, down: str, same: str) -> str:
+    """The words for a difference: one of the first two only where its interval excludes zero."""
+    if not excludes_zero(difference):
+        return same
+    return up if difference["value"] > 0 else down
+
+
 def contains(number: Number, value: float) -> bool:
     """Whether the interval holds `value`."""
     return number["low"] is not None and number["low"] <= value <= number["high"]
