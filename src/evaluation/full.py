@@ -6,7 +6,8 @@ from functools import cached_property
 
 import numpy as np
 
-from src.evaluation.ranking import Ranked, left_by_isotonic, pool_starts
+from src.evaluation.isotonic import left_by_isotonic, pool_starts
+from src.evaluation.ranking import Ranked
 from src.evaluation.resampling import Ranking, blocks, weighted_sums
 from src.evaluation.smooth import smooth_ece, smooth_eces
 

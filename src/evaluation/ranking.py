@@ -9,11 +9,11 @@ from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
-from scipy.optimize import isotonic_regression
 from scipy.special import digamma
 
 from src.errors import ScoringError
 from src.evaluation.binning import CHUNK, DEFAULT_BINS, Bins, Closed, Scheme
+from src.evaluation.isotonic import left_by_isotonic, pool_starts
 
 NLL_CLIP = 1e-15
 _MOST_SWEPT = 4096
@@ -49,7 +49,7 @@ class Ranked:
         ranked = keys.view(np.float64)
         starts = np.flatnonzero(np.concatenate([[True], ranked[1:] != ranked[:-1]]))
         if starts.size == p.size:
-            return cls(ranked, np.ones(p.size), labels)
+            return cls(ranked, np.broadcast_to(1.0, p.size), labels)
         counts = np.diff(np.append(starts, p.size)).astype(np.float64)
         return cls(ranked[starts], counts, np.add.reduceat(labels, starts))
 
@@ -185,14 +185,13 @@ class Ranked:
         Roelofs et al. 2022 (arXiv 2012.08668), equal confidences together. At most 4,096 bins, where the labels do not
         rise with the confidence throughout: then every row is a bin of its own.
         """
-        share = self.right / self.n
-        if not (share[1:] < share[:-1]).any():
+        if not _falls(self.right / self.n):
             return float(np.abs(self.n * self.values - self.right).sum() / self.total), self.values.size
         best = 1
         for count in range(2, min(int(self.total), _MOST_SWEPT) + 1):
             last = np.unique(np.searchsorted(self.values, self._equal_mass(count)[1:], side="right")) - 1
             n, right = (np.diff(sums[last], prepend=0) for sums in (self.ends, self.right_ends))
-            if (np.diff(right / n) < 0).any():
+            if _falls(right / n):
                 break
             best = count
         found = self.bins(best, scheme="mass")
@@ -263,18 +262,6 @@ class _Part(NamedTuple):
         return self.right * (self.values - 1) ** 2 + self.wrong * self.values**2
 
 
-def pool_starts(n: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """The first step of each pool: neighbours of which isotonic regression makes one, however rows are weighted.
-
-    A step that is all right is never below its neighbour, and one that is all wrong never above it.
-    """
-    apart = (right[:-1] < n[:-1]) & (right[1:] > 0)
-    return np.flatnonzero(np.concatenate([[True], apart]))
-
-
-def left_by_isotonic(n: np.ndarray, right: np.ndarray) -> float:
-    """Squared errors, summed over rows, that isotonic regression of the labels leaves; of steps that all have rows."""
-    if not n.size:
-        return 0.0
-    fitted = isotonic_regression(right / n, weights=n).x
-    return float(right.sum() - (n * fitted**2).sum())
+def _falls(values: np.ndarray) -> bool:
+    """Whether any value is below the one before."""
+    return bool((values[1:] < values[:-1]).any())
