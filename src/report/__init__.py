@@ -12,12 +12,14 @@ if TYPE_CHECKING:
     from src.report.html import render_html
     from src.report.listing import print_contexts, print_findings, print_plan
     from src.report.notebook import render_summary
+    from src.report.planning import print_labels
     from src.report.terminal import print_report
     from src.report.verification import print_verification
 
 __all__ = [
     "print_contexts",
     "print_findings",
+    "print_labels",
     "print_plan",
     "print_report",
     "print_verification",
@@ -31,6 +33,7 @@ __getattr__ = lazy_exports(
     {
         "print_contexts": "listing",
         "print_findings": "listing",
+        "print_labels": "planning",
         "print_plan": "listing",
         "print_report": "terminal",
         "print_verification": "verification",
