@@ -181,6 +181,21 @@ def test_only_promises_that_could_be_made_are_marked(results):
     assert points(mark).tolist() == [[0.4, 0.03]]
 
 
+def test_what_is_undefined_is_not_drawn(results):
+    def dots():
+        lines = plots.base_against_tuned({"base": variant}).lines
+        return sum(len(points(line)) for line in lines if line.get_marker() == MARKERS["base"])
+
+    variant = copy.deepcopy(results["variants"]["base"])
+    whole = dots()
+    variant["scores"]["probe"]["all"]["auroc"] = undefined()
+    assert dots() == whole - 1
+
+
+def test_scripts_that_our_own_font_lacks_are_drawn_without_a_warning():
+    assert "中文" in svg(lambda: finish(axes(None), "中文"), "a")
+
+
 def test_base_and_tuned_differ_in_grey_and_in_shape():
     def lightness(color):
         channels = [int(color[place : place + 2], 16) / 255 for place in (1, 3, 5)]
@@ -255,7 +270,7 @@ def test_runs_compared_show_every_model_and_what_differs():
 
 @pytest.mark.parametrize(
     ("value", "told"),
-    [(0.2, ".200"), (0.0004, "< .001"), (None, "undefined"), (1.0, "1.000")],
+    [(0.2, ".200"), (0.005, ".005"), (0.0004, "< .001"), (None, "undefined"), (1.0, "1.000")],
 )
 def test_p_values_read_as_in_papers(value, told):
     assert words.p_value(value) == told
