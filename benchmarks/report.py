@@ -2,10 +2,9 @@
 
     python benchmarks/report.py [--questions 14042] [--layers 32] [--repetitions 3]
 
-A synthetic run, named as such: 14,042 questions in 57 subjects, base and tuned, confidences drawn (no model is asked and no
-probe is trained), 2,000 resamples. All questions are test questions, which is more than three times what a run has.
-Seconds on the clock of each step, medians: "numbers" is what `pipeline.judging` and `pipeline.contrasting` compute, "page"
-is results.json to report.html.
+A synthetic run, named as such: 14,042 questions in 57 subjects, base and tuned, confidences drawn (no model is asked, no
+probe trained), 2,000 resamples; test questions are as many as a run has, 30 %. Seconds on the clock of each step, medians:
+"numbers" is what `pipeline.judging` and `pipeline.contrasting` compute, "page" is results.json to report.html.
 """
 
 import argparse
@@ -18,7 +17,7 @@ import numpy as np
 
 from src.config import Config
 from src.data.example import Example
-from src.data.splits import Splits
+from src.data.splits import SHARES, Splits
 from src.pipeline.asked import Asked
 from src.pipeline.contrasting import advantages, compare, gains
 from src.pipeline.judging import Judge
@@ -76,7 +75,9 @@ def numbers(examples: tuple[Example, ...], models: dict[str, tuple[Asked, Probed
         "config": config.model_dump(mode="json"), "model": {"name": "none", "adapter": "none", "parameters": 0},
         "data": data_facts(examples, splits, 0.25),
         "variants": {
-            name: asking_facts(asked[name]) | one.numbers | {"advantages": advantages(judge, one), "gain": gains(judge, one)}
+            name: asking_facts(asked[name])
+            | one.numbers
+            | {"advantages": advantages(judge, one), "gain": gains(judge, one)}
             for name, one in judged.items()
         },
         "comparison": compare(judge, judged["base"], judged["tuned"]),

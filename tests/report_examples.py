@@ -62,6 +62,26 @@ def example_results(
     }  # fmt: skip
 
 
+def example_comparison(label: str = "one") -> dict[str, Any]:
+    """What `confprobe report RUN RUN... --json` prints of two models; `label` names the first."""
+
+    def score():
+        return {metric: number(0.7) for metric in ("auroc", "brier", "nll", "ece")}
+
+    def side(name):
+        return {"label": name, "run": f"runs/{name}", "name": name, "variant": "base", "model": "m", "adapter": None,
+                "quantization": None, "dtype": "float32", "settings": {"data.limit": 7}, "n_test": 90,
+                "accuracy": number(0.6), "scores": {"own_probability": score(), "probe": score()}}  # fmt: skip
+
+    change = {metric: number(0.03, p=0.01, p_holm=0.04) for metric in ("accuracy", "auroc", "brier", "nll", "ece")}
+    found = {"own_probability": number(0.7), "probe": undefined()}
+    difference = {"label": "two", "against": label, "flips": {"gained": 3, "lost": 5, "p_value": 0.7},
+                  "scores": {"own_probability": change, "probe": change},
+                  "disagreement": {"n": 8, "first": found, "second": found}}  # fmt: skip
+    return {"schema": 1, "shared": {"n": 80}, "sides": [side(label), side("two")], "differences": [difference],
+            "verdict": ["They differ.", "Somewhat."]}  # fmt: skip
+
+
 def number(value: float, n: int = 600, **more: Any) -> dict[str, Any]:
     """A number with an interval as wide as that of a share among n."""
     half = 0.98 / np.sqrt(max(n, 4))

@@ -5,9 +5,9 @@ import os
 
 import pytest
 
-from src.report import render_html
+from src.report import render_comparison, render_html
 from tests.browser import chromium, find_browser
-from tests.report_examples import example_results, undefined
+from tests.report_examples import example_comparison, example_results, undefined
 
 pytestmark = pytest.mark.slow
 
@@ -70,14 +70,16 @@ def pages(tmp_path_factory):
         "planted": example_results(text=PLANTED, name=f"</title></style>{PLANTED}"),
         "sorting": sorting,
     }
-    for name, content in results.items():
-        (folder / f"{name}.html").write_text(render_html(content), encoding="utf-8")
+    written = {name: render_html(content) for name, content in results.items()}
+    written["compared"] = render_comparison(example_comparison(PLANTED))
+    for name, text in written.items():
+        (folder / f"{name}.html").write_text(text, encoding="utf-8")
     return folder
 
 
 @pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-@pytest.mark.parametrize("name", ["usual", "planted"])
+@pytest.mark.parametrize("name", ["usual", "planted", "compared"])
 def test_nothing_is_fetched_nothing_complains_and_the_page_is_as_wide_as_the_window(browser, pages, name, dark, size):
     browser.open(pages / f"{name}.html", dark=dark, **size)
     assert browser.asked_for() == [(pages / f"{name}.html").as_uri()]

@@ -14,10 +14,10 @@ from src.report.plots.style import COLORS, INK, SOFT
 
 _SVG, _XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
 # The variables are those of page/style.css.
-_THEME = {INK: "currentColor", SOFT: "var(--soft)", "white": "var(--page)"} | {
+_THEME = {INK: "currentColor", SOFT: "var(--soft)", "#ffffff": "var(--page)"} | {
     color: f"var(--{name})" for name, color in COLORS.items()
 }
-_COLOR = re.compile(r"(?<=: )(#[0-9a-f]{6}|white)\b")
+_COLOR = re.compile(r"(?<=: )#[0-9a-f]{6}\b")
 _REFERENCE = re.compile(r"url\(#([^)]+)\)")
 
 

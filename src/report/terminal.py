@@ -6,7 +6,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from src.report.words import DISAGREEING, SHORT, figure, percent, percent_interval, place, subjects, with_interval
+from src.report.words import DISAGREEING, SHORT, decisions, figure, percent_interval, place, subjects, with_interval
 
 MOST_SUBJECTS = 8
 WIDTH = 120  # what the widest table needs
@@ -23,7 +23,7 @@ def print_report(results: Mapping[str, Any], *, console: Console | None = None) 
     for name, variant in results["variants"].items():
         _print_notes(console, name, variant)
         console.print(_scores_table(name, variant))
-        for line in _decisions(variant):
+        for line in decisions(variant):
             console.print(f"  {line}", highlight=False)
     if any(variant["tags"] for variant in results["variants"].values()):
         console.print(_tags_table(results["variants"]))
@@ -75,24 +75,6 @@ def _table(title: str, columns: Sequence[str], *, text: int = 1) -> Table:
     for number, column in enumerate(columns):
         table.add_column(column, justify="left" if number < text else "right")
     return table
-
-
-def _decisions(variant: Mapping[str, Any]) -> list[str]:
-    """What can be promised where it answers only when sure, and what the probe adds."""
-    lines = []
-    for scorer, promises in variant["selective"].items():
-        kept = [
-            f"at most {100 * one['risk']:g}% wrong from {figure(one['threshold'])} up "
-            f"(answers {percent(one['test']['coverage']['value'])})"
-            for one in promises
-            if one["threshold"] is not None
-        ]
-        said = ", ".join(kept) or "nothing can be promised"
-        lines += [f"{SHORT[scorer]}: {said}."] if promises else []
-    gain = variant["gain"].get("all")
-    if gain:
-        lines.append(f"The probe adds {with_interval(gain['gain'])} nats a question to the own probability.")
-    return lines
 
 
 def _disagreement_table(found: Mapping[str, Any], **models: str) -> Table:

@@ -150,6 +150,24 @@ def place(variant: Mapping[str, Any]) -> str:
     return chosen["layer"] + (f" at {chosen['position']}" if tried != {"last_prompt"} else "")
 
 
+def decisions(variant: Mapping[str, Any]) -> list[str]:
+    """What can be promised where it answers only when sure, and what the probe adds."""
+    lines = []
+    for scorer, promises in variant["selective"].items():
+        kept = [
+            f"{100 * one['risk']:g}% from {figure(one['threshold'])} up "
+            f"({percent(one['test']['coverage']['value'])} answered)"
+            for one in promises
+            if one["threshold"] is not None
+        ]
+        said = f"wrong at most {', '.join(kept)}" if kept else "nothing can be promised"
+        lines += [f"{SHORT[scorer]}: {said}."] if promises else []
+    gain = variant["gain"].get("all")
+    if gain:
+        lines.append(f"The probe adds {with_interval(gain['gain'])} nats a question to the own probability.")
+    return lines
+
+
 def subjects(parts: Iterable[str]) -> list[str]:
     """The parts that are subjects, not the whole."""
     return [part for part in parts if part not in ("all", "answered")]
