@@ -2,9 +2,9 @@
 
     python benchmarks/report.py [--questions 14042] [--layers 32] [--repetitions 3]
 
-A synthetic run, named as such: 14,042 questions in 57 subjects, base and tuned, confidences drawn (no model is asked, no
-probe trained), 2,000 resamples; test questions are as many as a run has, 30 %. Seconds on the clock of each step, medians:
-"numbers" is what `pipeline.judging` and `pipeline.contrasting` compute, "page" is results.json to report.html.
+A synthetic run, named as such: 57 subjects, base and tuned, confidences drawn (no model is asked, no probe trained),
+2,000 resamples; 30 % are test questions, as in any run. Seconds on the clock, medians: "numbers" is what
+`pipeline.judging` and `pipeline.contrasting` compute, "page" is results.json to report.html.
 """
 
 import argparse
@@ -49,20 +49,19 @@ def model(n: int, layers: int, seed: int) -> tuple[Asked, Probed]:
         status=("answered",) * n, marks=(), elsewhere={}, truncated=0,
     )  # fmt: skip
     results = tuple(
-        PlaceResult(
-            "last_prompt", f"block.{layer}", 0.6, 0.7 + layer / 400, 0.68 + layer / 400, 0.72 + layer / 400, 0.1
-        )
+        PlaceResult("last_prompt", f"block.{layer}", 0.6, *(z + layer / 400 for z in (0.7, 0.68, 0.72)), 0.1)
         for layer in range(layers)
     )
     rows = np.arange(n)
-    splits = Splits(train=rows[:0], val=rows[: n // 10], calibration=rows[n // 10 : n // 5], test=rows, groups=rows)
+    splits = Splits(*np.split(rows, (np.cumsum(SHARES)[:-1] * n).astype(int)), groups=rows)
     said = {PROBE: probe, OWN: own, TEXT: text}
-    val, calibration = (
-        {name: p[getattr(splits, split)] for name, p in said.items()} for split in ("val", "calibration")
+    test, val, calibration = (
+        {name: p[getattr(splits, split)] for name, p in said.items()} for split in ("test", "val", "calibration")
     )
-    shuffled, halves = (rng.random((20, n)), probe + 0.01 * rng.random((10, n)))
+    shuffled, noise = (rng.random((count, splits.test.size)) for count in (20, 10))
+    halves = (test[PROBE] + noise / 100).clip(0, 1)
     sweep = Sweep(results, layers // 2, LinearProbe(1))
-    return asked, Probed(splits, said | {"margin": own}, val, calibration, shuffled, halves.clip(0, 1), sweep, "")
+    return asked, Probed(splits, test | {"margin": test[OWN]}, val, calibration, shuffled, halves, sweep, "")
 
 
 def numbers(examples: tuple[Example, ...], models: dict[str, tuple[Asked, Probed]], config: Config) -> dict[str, Any]:

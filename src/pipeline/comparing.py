@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from src.errors import ConfigError
-from src.evaluation.comparison import Difference, differences, flips
+from src.evaluation.comparison import Difference, difference, flips
 from src.evaluation.intervals import Scored, calibrated_null, score
 from src.evaluation.resampling import METRICS, question_weights
 from src.pipeline.contrasting import disagreement
@@ -164,8 +164,7 @@ def _changes(scored: Sequence[Mapping[str, Scored]]) -> list[dict[str, dict[str,
         having = [place for place, other in enumerate(others) if scorer in other]
         found: dict[tuple[int, str], Difference] = {}
         for place in having:
-            change = differences(first[scorer], others[place][scorer])
-            found |= {(place, metric): change[metric] for metric in METRICS}
+            found |= {(place, metric): difference(first[scorer], others[place][scorer], metric) for metric in METRICS}
         corrected = with_p_values(found)
         for place, metric in product(having, METRICS):
             result[place].setdefault(scorer, {})[metric] = corrected[place, metric]

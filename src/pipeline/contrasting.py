@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from src.evaluation.comparison import Difference, differences, flips
+from src.evaluation.comparison import Difference, difference, flips
 from src.evaluation.delong import delong_test
 from src.evaluation.gain import likelihood_losses
 from src.evaluation.intervals import Estimate, Scored, interval, score
@@ -26,7 +26,7 @@ def advantages(judge: Judge, judged: Judged) -> dict[str, Any]:
 
     def over(other: str, name: str) -> Difference:
         part = judge.parts[name]
-        found = differences(scored[other][name], scored[PROBE][name])["auroc"].estimate
+        found = difference(scored[other][name], scored[PROBE][name], "auroc").estimate
         return Difference(found, delong_test(p[PROBE][part], p[other][part], y[part], judge.groups[part]))
 
     others = [scorer for scorer in scored if scorer != PROBE]
@@ -78,7 +78,9 @@ def compare(judge: Judge, before: Judged, after: Judged) -> dict[str, Any]:
 
 def changes(before: Mapping[str, Scored], after: Mapping[str, Scored]) -> dict[str, dict[str, Any]]:
     """`after` minus `before`, part -> metric: corrected for the number of metrics, for subjects for theirs."""
-    found = {name: differences(scored, after[name]) for name, scored in before.items()}
+    found = {
+        name: {metric: difference(scored, after[name], metric) for metric in METRICS} for name, scored in before.items()
+    }
     result = {
         name: with_p_values({metric: found[name][metric] for metric in METRICS})
         for name in (ALL, ANSWERED)
