@@ -15,10 +15,13 @@ import numpy as np
 from src.errors import ScoringError
 from src.evaluation.binning import DEFAULT_BINS, Bins, Closed, Scheme, equal_width_ece
 from src.evaluation.inputs import as_labels, as_probabilities, as_vector, check_same_length
+from src.evaluation.intervals import calibrated_null
 from src.evaluation.ranking import Ranked
 from src.evaluation.smooth import smooth_ece
+from src.evaluation.table import as_html
 
 log = logging.getLogger(__name__)
+_NULL_LABELS = 10_000_000  # drawn at most to show a table
 
 
 @dataclass(frozen=True)
@@ -254,3 +257,10 @@ class CalibrationMetrics:
 
     def __repr__(self) -> str:
         return f"CalibrationMetrics(n={self.labels.size}, ece={self.ece():.4f}, brier={self.brier():.4f})"
+
+    def _repr_html_(self) -> str:
+        """A table of the main metrics, beside what a perfectly calibrated model would score on average."""
+        draws = min(500, _NULL_LABELS // self.labels.size)
+        # Of over a million rows a perfect model scores next to nothing, and it would take long to say how much.
+        null = calibrated_null(self.confidences, draws=draws) if draws >= 10 else {}
+        return as_html(self.summary(), {name: found.mean for name, found in null.items()})

@@ -14,11 +14,14 @@ def as_vector(values: Any, name: str) -> np.ndarray:
     """A finite float64 vector from numpy, torch (any dtype or device) or a list; (n, 1) is flattened.
 
     Raises:
-        ScoringError: empty, another shape, NaN or infinity (how many, and the first index).
+        ScoringError: no numbers, empty, another shape, NaN or infinity (how many, and the first index).
     """
     if hasattr(values, "detach"):
         values = values.detach().cpu().double().numpy()
-    vector = np.asarray(values, dtype=np.float64)
+    try:
+        vector = np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise ScoringError(f"{name} cannot be read as a vector of numbers: {error}.") from error
     if vector.ndim == 2 and vector.shape[1] == 1:
         vector = vector[:, 0]
     if vector.ndim != 1:
@@ -32,8 +35,20 @@ def as_vector(values: Any, name: str) -> np.ndarray:
 
 
 def as_probabilities(values: Any, name: str = "confidences") -> np.ndarray:
-    """A vector within [0, 1]. Rounding beyond the ends (at most 1e-6) is clipped with a warning."""
+    """A vector within [0, 1]. Rounding beyond the ends (at most 1e-6) is clipped with a warning.
+
+    There is a warning too where more than one in a hundred is exactly 1 in half precision: a sigmoid computed there
+    rounds to 1 from a logit of 6.24, and confidences that differ become equal.
+    """
     vector = as_vector(values, name)
+    saturated = int((vector == 1).sum()) if _is_half(values) else 0
+    if saturated > vector.size / 100:
+        log.warning(
+            "%d of %d %s are exactly 1, in half precision. Compute them in float32: rounded, they are all alike.",
+            saturated,
+            vector.size,
+            name,
+        )
     low, high = vector.min(), vector.max()
     if low < -1e-6 or high > 1 + 1e-6:
         outside = int(((vector < 0) | (vector > 1)).sum())
@@ -44,6 +59,10 @@ def as_probabilities(values: Any, name: str = "confidences") -> np.ndarray:
     if low < 0 or high > 1:
         log.warning("%s reach from %.9g to %.9g and were clipped to [0, 1].", name, low, high)
     return vector.clip(0, 1)
+
+
+def _is_half(values: Any) -> bool:
+    return str(getattr(values, "dtype", "")).removeprefix("torch.") in ("float16", "bfloat16")
 
 
 def as_labels(values: Any, name: str = "labels") -> np.ndarray:

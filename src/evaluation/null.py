@@ -8,11 +8,12 @@ import numpy as np
 from src.evaluation.binning import Closed
 from src.evaluation.full import NEAR, Steps
 from src.evaluation.resampling import blocks, in_bins, weighted_sums
-from src.evaluation.smooth import smooth_eces
+from src.evaluation.smooth import smooth_ece, smooth_eces
 
 CALIBRATION = ("ece", "ece_mass", "smooth_ece", "ks")
 _SCHEMES = {"ece": "width", "ece_mass": "mass"}
 _HELD = 32_000_000  # labels held at once, a byte each
+_ALL_AT_ONCE = 50_000  # rows: of more, the cosines at each of them are slower than a grid, and too large
 
 
 def null_draws(p: np.ndarray, metrics: Sequence[str], *, bins: int, closed: Closed, draws: int,
@@ -30,7 +31,7 @@ def null_draws(p: np.ndarray, metrics: Sequence[str], *, bins: int, closed: Clos
         for name, columns in binned.items():
             found[name].append(np.abs(_mean_residuals(p, labels, columns)).sum(axis=1))
         if "smooth_ece" in metrics:
-            found["smooth_ece"].append(smooth_eces(p, partial(_mean_residuals, p, labels)))
+            found["smooth_ece"].append(_smooth(p, labels))
         if "ks" in metrics:
             found["ks"].append(_ks(p, labels))
     return {name: np.concatenate(parts) for name, parts in found.items()}
@@ -39,6 +40,12 @@ def null_draws(p: np.ndarray, metrics: Sequence[str], *, bins: int, closed: Clos
 def _mean_residuals(p: np.ndarray, labels: np.ndarray, columns: np.ndarray) -> np.ndarray:
     """(b, k): for labels (b, n), the mean over rows of (p - y) times columns (n, k)."""
     return (p @ columns - weighted_sums(labels, columns)) / p.size
+
+
+def _smooth(p: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    if p.size <= _ALL_AT_ONCE:
+        return smooth_eces(p, partial(_mean_residuals, p, labels))
+    return np.array([smooth_ece(p, p - drawn, p.size) for drawn in labels])
 
 
 def _ks(p: np.ndarray, labels: np.ndarray) -> np.ndarray:

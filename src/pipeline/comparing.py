@@ -14,7 +14,7 @@ from src.evaluation.intervals import Scored, calibrated_null, score
 from src.evaluation.resampling import METRICS, question_weights
 from src.pipeline.contrasting import disagreement
 from src.pipeline.folder import ANSWERS, read_results
-from src.pipeline.numbers import honest, number, tested
+from src.pipeline.numbers import honest, number, with_p_values
 from src.pipeline.probing import OWN, PROBE, TEXT
 
 SCHEMA = 1
@@ -166,7 +166,7 @@ def _changes(scored: Sequence[Mapping[str, Scored]]) -> list[dict[str, dict[str,
         for place in having:
             change = differences(first[scorer], others[place][scorer])
             found |= {(place, metric): change[metric] for metric in METRICS}
-        corrected = tested(found)
+        corrected = with_p_values(found)
         for place, metric in product(having, METRICS):
             result[place].setdefault(scorer, {})[metric] = corrected[place, metric]
     return result

@@ -12,7 +12,7 @@ from src.evaluation.gain import likelihood_losses
 from src.evaluation.intervals import Estimate, Scored, interval, score
 from src.evaluation.resampling import METRICS
 from src.pipeline.judging import ALL, ANSWERED, Judge, Judged
-from src.pipeline.numbers import honest, number, tested
+from src.pipeline.numbers import honest, number, with_p_values
 from src.pipeline.probing import OWN, PROBE, TEXT
 
 OTHER_PROBE = "other_probe"
@@ -33,11 +33,11 @@ def advantages(judge: Judge, judged: Judged) -> dict[str, Any]:
     found: dict[str, dict[str, Any]] = {f"{PROBE}_over_{other}": {} for other in others}
     for name in judge.parts:
         if name in (ALL, ANSWERED):  # corrected for the number of scorers
-            beaten = tested({other: over(other, name) for other in others if name in scored[other]})
+            beaten = with_p_values({other: over(other, name) for other in others if name in scored[other]})
             for other, result in beaten.items():
                 found[f"{PROBE}_over_{other}"][name] = result
     for other in others:  # corrected for the number of subjects
-        found[f"{PROBE}_over_{other}"] |= tested(
+        found[f"{PROBE}_over_{other}"] |= with_p_values(
             {name: over(other, name) for name in judge.subject_names if name in scored[other]}
         )
     return found
@@ -80,10 +80,12 @@ def changes(before: Mapping[str, Scored], after: Mapping[str, Scored]) -> dict[s
     """`after` minus `before`, part -> metric: corrected for the number of metrics, for subjects for theirs."""
     found = {name: differences(scored, after[name]) for name, scored in before.items()}
     result = {
-        name: tested({metric: found[name][metric] for metric in METRICS}) for name in (ALL, ANSWERED) if name in found
+        name: with_p_values({metric: found[name][metric] for metric in METRICS})
+        for name in (ALL, ANSWERED)
+        if name in found
     }
     subjects = [name for name in found if name not in result]
-    by_metric = {metric: tested({name: found[name][metric] for name in subjects}) for metric in METRICS}
+    by_metric = {metric: with_p_values({name: found[name][metric] for name in subjects}) for metric in METRICS}
     return result | {name: {metric: by_metric[metric][name] for metric in METRICS} for name in subjects}
 
 

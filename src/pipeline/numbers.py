@@ -26,7 +26,7 @@ def honest(estimate: Estimate) -> Estimate:
     return Estimate(estimate.value, reason=NO_SPREAD)
 
 
-def tested(differences: Mapping[Key, Difference]) -> dict[Key, dict[str, Any]]:
+def with_p_values(differences: Mapping[Key, Difference]) -> dict[Key, dict[str, Any]]:
     """Each difference with `p`, and `p_holm` corrected for their number."""
     corrected = holm([difference.p for difference in differences.values()])
     return {
