@@ -1,15 +1,15 @@
-"""The metric kernel against numpy, torchmetrics, netcal, uncertainty-calibration and relplot, in one process.
+r"""The metric kernel against numpy, torchmetrics, netcal, uncertainty-calibration and relplot, in one process.
 
-    pip install --no-deps torchmetrics==1.9.0 lightning-utilities netcal==1.4.0 uncertainty-calibration==0.1.4 \\
+    pip install --no-deps torchmetrics==1.9.0 lightning-utilities netcal==1.4.0 uncertainty-calibration==0.1.4 \
         relplot==1.0.3 deprecation seaborn
     pip install pandas
     python benchmarks/metrics.py [--rows 10000000] [--repetitions 5]
 
 (--no-deps, because netcal and relplot ask for some 60 packages that these metrics do not use.)
 
-p = sigmoid(1.5 logit u) and y ~ Bernoulli(u) for uniform u, float64. Ours and the peer take turns, who is first changes,
-and figures are CPU-seconds of all threads; "times" is the median of the ratios within a repetition, with the smallest and
-the largest. The values must agree, or the script stops.
+p = sigmoid(1.5 logit u) and y ~ Bernoulli(u) for uniform u, float64. Ours and the peer take turns, who is first
+changes, and figures are CPU-seconds of all threads; "times" is the median of the ratios within a repetition, with the
+smallest and the largest. The values must agree, or the script stops.
 
 "kernel" is `equal_width_ece(p, y)`, arrays in and a number out, like numpy's bincount; "class" is
 `CalibrationMetrics(predictions, p, y).ece()`, which checks every value of all three arrays, as torchmetrics does.
@@ -88,8 +88,8 @@ def one_bincount(p: np.ndarray, y: np.ndarray) -> float:
     return np.abs(np.bincount((p * BINS).astype(np.intp), weights=p - y, minlength=BINS)).sum() / p.size
 
 
-def of_class(p: np.ndarray, y: np.ndarray) -> float:
-    return CalibrationMetrics(p > 0.5, p, y).ece()
+def of_class(predictions: np.ndarray, p: np.ndarray, y: np.ndarray) -> float:
+    return CalibrationMetrics(predictions, p, y).ece()
 
 
 def numpy_rows(n: int) -> list[Row]:
@@ -101,7 +101,7 @@ def numpy_rows(n: int) -> list[Row]:
 def peer_rows(n: int) -> list[Row]:
     """Only those that are installed; the others are named by `main`."""
     p, y = world(n)
-    whole = y.astype(np.int64)
+    whole, predictions = y.astype(np.int64), p > 0.5
     rows = []
     if version("torchmetrics"):
         import torch
@@ -109,18 +109,18 @@ def peer_rows(n: int) -> list[Row]:
 
         torch.set_num_threads(1)
         tensors = torch.from_numpy(p), torch.from_numpy(whole)
-        rows.append(Row(f"class, {n:,}, torchmetrics validated", lambda: of_class(p, y),
+        rows.append(Row(f"class, {n:,}, torchmetrics validated", lambda: of_class(predictions, p, y),
                         lambda: binary_calibration_error(*tensors, n_bins=BINS, validate_args=True), "10; aim 20",
                         tolerance=1e-4))  # fmt: skip
     if version("netcal"):
         from netcal.metrics import ECE
 
-        rows.append(Row(f"class, {n:,}, netcal", lambda: of_class(p, y), lambda: ECE(BINS).measure(p, y),
+        rows.append(Row(f"class, {n:,}, netcal", lambda: of_class(predictions, p, y), lambda: ECE(BINS).measure(p, y),
                         "10; aim 20"))  # fmt: skip
     if version("uncertainty-calibration"):
         import calibration
 
-        rows.append(Row(f"class, {n:,}, uncertainty-calibration", lambda: of_class(p, y),
+        rows.append(Row(f"class, {n:,}, uncertainty-calibration", lambda: of_class(predictions, p, y),
                         lambda: calibration.get_ece(p, whole, num_bins=BINS), "40; aim 80", rounds=2))  # fmt: skip
     if version("relplot"):
         import relplot

@@ -104,6 +104,7 @@ def test_blocks_of_resamples_change_nothing(monkeypatch):
     parts = score_in_full(p, y, weights, strata=strata).draws
     for name, draws in whole.items():
         np.testing.assert_allclose(parts[name], draws, atol=1e-6 if name == "smooth_ece" else 1e-12, err_msg=name)
+    monkeypatch.setattr("src.evaluation.null._ALL_AT_ONCE", 149)
     again = null_draws(p, CALIBRATION, bins=15, closed="right", draws=30, seed=3)
     for name, draws in null.items():
         np.testing.assert_allclose(again[name], draws, atol=1e-6 if name == "smooth_ece" else 1e-12, err_msg=name)

@@ -193,6 +193,50 @@ def test_rank_metrics_depend_on_no_order_and_no_copy(rows):
     assert min(corp.mcb, corp.dsc) >= -1e-12
 
 
+@given(pairs)
+@settings(max_examples=30, deadline=None)
+def test_every_calibration_error_is_at_least_the_gap_of_the_means(rows):
+    p, y = (np.array(column, dtype=float) for column in zip(*rows, strict=True))
+    m, gap = metrics(p, y), abs(p.mean() - y.mean()) - 1e-9
+    errors = (m.ece(), m.ece(scheme="mass"), m.mce()[0], m.bins().rmsce(), m.sweep_ece()[0], m.smooth_ece(), m.ks())
+    assert min(errors) >= gap
+    assert max(errors) <= 1 + 1e-9
+
+
+@given(pairs)
+@settings(max_examples=30, deadline=None)
+def test_rankings_lie_between_the_ideal_and_its_reverse_and_copies_change_no_bins(rows):
+    p, y = (np.array(column, dtype=float) for column in zip(*rows, strict=True))
+    m, thrice = metrics(p, y), metrics(np.tile(p, 3), np.tile(y, 3))
+    assert m.e_aurc() >= -1e-12
+    assert m.ranked.one_class or m.prr() <= 1 + 1e-12
+    assert metrics(1 - y, y).aurc() + 1e-12 >= m.aurc() >= metrics(y, y).aurc() - 1e-12
+    assert thrice.mce() == (pytest.approx(m.mce()[0], abs=1e-12), 3 * m.mce()[1])
+    for name in ("corp", "murphy"):
+        assert vars(getattr(thrice, name)()) == pytest.approx(vars(getattr(m, name)()), abs=1e-12)
+
+
+def test_right_and_wrong_are_two_names_of_one_thing():
+    """Confidence 1 - p in the opposite event: the same calibration; bins that are open below are open above."""
+    p, y = sample(400, seed=8)
+    m, mirrored = metrics(p, y), metrics(1 - p, 1 - y)
+    for name in ("brier", "nll", "smooth_ece", "auroc"):
+        assert getattr(mirrored, name)() == pytest.approx(getattr(m, name)())
+    assert vars(mirrored.corp()) == pytest.approx(vars(m.corp()), abs=1e-12)
+    assert mirrored.ece(closed="left") == pytest.approx(m.ece(closed="right"))
+
+
+def test_parts_that_fit_the_cache_change_nothing(monkeypatch):
+    p, y = sample(1000, seed=6)
+    p = np.round(p, 3)
+    whole = metrics(p, y)
+    expected = whole.summary() | {"kernel": whole.ece()}
+    for place in ("ranking.CHUNK", "binning._ROWS", "smooth._CHUNK"):
+        monkeypatch.setattr(f"src.evaluation.{place}", 7)
+    parts = metrics(p, y)
+    assert parts.summary() | {"kernel": parts.ece()} == pytest.approx(expected, abs=1e-12)
+
+
 def one_by_one_risks(p, y):
     """AURC by its definition: the mean over many orders of the rows of a tie."""
     rng = np.random.default_rng(0)
@@ -464,9 +508,9 @@ def test_a_notebook_shows_the_numbers_beside_those_of_a_perfect_model():
     assert f"<td>{metrics(p, y).brier():.4f}</td>" in shown
     null = calibrated_null(p)
     for name, found in (("ECE, 15 bins of equal width", "ece"), ("smooth ECE", "smooth_ece"), ("KS", "ks")):
-        row = re.search(rf">{name}</th><td>([.\d]+)</td><td>([.\d]+)</td>", shown)
-        assert float(row[1]) == pytest.approx(metrics(p, y).summary()[found], abs=1e-4)
-        assert float(row[2]) == pytest.approx(null[found].mean, abs=1e-4)
+        [(value, perfect)] = re.findall(rf">{name}</th><td>([.\d]+)</td><td>([.\d]+)</td>", shown)
+        assert float(value) == pytest.approx(metrics(p, y).summary()[found], abs=1e-4)
+        assert float(perfect) == pytest.approx(null[found].mean, abs=1e-4)
     assert not re.search(r"<script|http|src=|url\(", shown)
     ElementTree.fromstring(shown)  # noqa: S314 (of our own making; every tag is closed)
     assert ">AUROC</th><td>undefined</td>" in metrics(p, np.ones(300))._repr_html_()

@@ -10,8 +10,24 @@ from src.lazy import lazy_exports
 
 if TYPE_CHECKING:
     from src.evaluation.calibration import CalibrationMetrics
+    from src.evaluation.planning import Assumptions, questions_needed, smallest_difference
     from src.evaluation.selective import guaranteed_threshold
 
-__all__ = ["CalibrationMetrics", "guaranteed_threshold"]
+__all__ = [
+    "Assumptions",
+    "CalibrationMetrics",
+    "guaranteed_threshold",
+    "questions_needed",
+    "smallest_difference",
+]
 
-__getattr__ = lazy_exports(__name__, {"CalibrationMetrics": "calibration", "guaranteed_threshold": "selective"})
+__getattr__ = lazy_exports(
+    __name__,
+    {
+        "Assumptions": "planning",
+        "CalibrationMetrics": "calibration",
+        "guaranteed_threshold": "selective",
+        "questions_needed": "planning",
+        "smallest_difference": "planning",
+    },
+)

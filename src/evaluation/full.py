@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from scipy.optimize import isotonic_regression
 
+from src.evaluation.isotonic import left_by_isotonic, pool_starts
 from src.evaluation.ranking import Ranked
 from src.evaluation.resampling import Ranking, blocks, weighted_sums
 from src.evaluation.smooth import smooth_ece, smooth_eces
@@ -67,7 +67,7 @@ class Steps:
         order: (n,) rows.
         p, y: (n,) in this order.
         starts: (m,) the first row of each step.
-        pools: (g,) the first step of each pool: neighbours of which isotonic regression makes one under any weights.
+        pools: (g,) first steps: see `pool_starts`.
     """
 
     order: np.ndarray
@@ -82,10 +82,8 @@ class Steps:
         order = np.argsort(p, kind="stable")
         p, y = p[order], y[order]
         starts = np.flatnonzero(np.r_[True, p[1:] != p[:-1]])
-        share = np.add.reduceat(y, starts) / np.diff(np.r_[starts, p.size])
-        # A step that is all right is never below its neighbour, one that is all wrong never above it.
-        pools = np.flatnonzero(np.r_[True, (share[:-1] < 1) & (share[1:] > 0)])
-        return cls(order, p, y, starts, pools)
+        n = np.diff(np.r_[starts, p.size])
+        return cls(order, p, y, starts, pool_starts(n, np.add.reduceat(y, starts)))
 
     def resampled(self, weights: np.ndarray) -> Iterator["Resampled"]:
         """The weightings (B, n) of the rows given to `of`, in blocks."""
@@ -166,7 +164,7 @@ class Resampled:
         ends = np.r_[self.pools, len(self.n) - 1]
         n, wrong = (np.ascontiguousarray(np.diff(sums[ends], axis=0).T) for sums in (self.n, self.wrong))
         return np.array(
-            [_left_by_isotonic(size[size > 0], right[size > 0]) for size, right in zip(n, n - wrong, strict=True)]
+            [left_by_isotonic(size[size > 0], right[size > 0]) for size, right in zip(n, n - wrong, strict=True)]
         )
 
     def _accuracy_at(self, coverage: float) -> np.ndarray:
@@ -178,10 +176,3 @@ class Resampled:
         whole, wrong = self.n[-1] - self.n[above], self.wrong[-1] - self.wrong[above]
         rate = (self.wrong[above] - self.wrong[at]) / (self.n[above] - self.n[at])
         return 1 - (wrong + rate * (count - whole)) / count
-
-
-def _left_by_isotonic(n: np.ndarray, right: np.ndarray) -> float:
-    if not n.size:
-        return float("nan")
-    fitted = isotonic_regression(right / n, weights=n).x
-    return right.sum() - n @ fitted**2

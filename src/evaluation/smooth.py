@@ -6,6 +6,7 @@ import numpy as np
 from scipy.fft import dct
 
 _NODES, _FEWEST_NODES = 1 << 16, 1 << 12
+_CHUNK = 1 << 17  # rows at a time
 _STEPS = 60
 _FIRST_GUESS = 0.05
 
@@ -29,7 +30,7 @@ def smooth_ece(values: np.ndarray, residuals: np.ndarray, total: float) -> float
         residuals: (m,) sums of (confidence - label) at each.
         total: number of rows.
     """
-    spread = _on_grid(values, residuals / total)
+    spread = _on_grid(values, residuals) / total
     # Type-1 transform: the ends of the grid stand once, all other nodes for both directions.
     spread[[0, -1]] *= 2
     series = np.asarray(dct(spread, type=1)) / 2
@@ -101,8 +102,12 @@ def _error(series: np.ndarray, s: np.ndarray, fewest_nodes: int) -> np.ndarray:
 
 def _on_grid(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Weights shared linearly between the two nodes around each value."""
-    place = values * _NODES
-    node = np.minimum(place.astype(np.intp), _NODES - 1)
-    after = weights * (place - node)
-    grid = np.bincount(node, weights=weights - after, minlength=_NODES + 1)
-    return grid + np.bincount(node + 1, weights=after, minlength=_NODES + 1)
+    grid = np.zeros(_NODES + 1)
+    for start in range(0, values.size, _CHUNK):
+        rows = slice(start, start + _CHUNK)
+        place = values[rows] * _NODES
+        node = np.minimum(place.astype(np.intp), _NODES - 1)
+        after = weights[rows] * (place - node)
+        grid += np.bincount(node, weights=weights[rows] - after, minlength=_NODES + 1)
+        grid[1:] += np.bincount(node, weights=after, minlength=_NODES)
+    return grid

@@ -13,14 +13,17 @@ if TYPE_CHECKING:
     from src.pipeline.folder import read_results, write_report
     from src.pipeline.job import RunResult, run
     from src.pipeline.plan import Plan, make_plan
+    from src.pipeline.planning import LabelPlan, plan_labels
     from src.pipeline.verifying import Verification, verify_adapter
 
 __all__ = [
+    "LabelPlan",
     "Plan",
     "RunResult",
     "Verification",
     "compare_runs",
     "make_plan",
+    "plan_labels",
     "read_results",
     "run",
     "verify_adapter",
@@ -30,11 +33,13 @@ __all__ = [
 __getattr__ = lazy_exports(
     __name__,
     {
+        "LabelPlan": "planning",
         "Plan": "plan",
         "RunResult": "job",
         "Verification": "verifying",
         "compare_runs": "comparing",
         "make_plan": "plan",
+        "plan_labels": "planning",
         "read_results": "folder",
         "run": "job",
         "verify_adapter": "verifying",

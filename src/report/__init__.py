@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from src.report.html import render_html
     from src.report.listing import print_contexts, print_findings, print_plan
     from src.report.notebook import render_summary
+    from src.report.planning import print_labels
     from src.report.terminal import print_comparison, print_report
     from src.report.verification import print_verification
 
@@ -21,6 +22,7 @@ __all__ = [
     "print_comparison",
     "print_contexts",
     "print_findings",
+    "print_labels",
     "print_plan",
     "print_report",
     "print_verification",
@@ -37,6 +39,7 @@ __getattr__ = lazy_exports(
         "print_comparison": "terminal",
         "print_contexts": "listing",
         "print_findings": "listing",
+        "print_labels": "planning",
         "print_plan": "listing",
         "print_report": "terminal",
         "print_verification": "verification",
