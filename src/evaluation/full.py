@@ -136,7 +136,7 @@ class Resampled:
                 "dsc": uncertainty - best,
                 "aurc": aurc,
                 "e_aurc": aurc - ideal,
-                "prr": np.where(uncertainty > 0, (wrong - aurc) / (wrong - ideal), np.nan),
+                "prr": (wrong - aurc) / (wrong - ideal),
                 **{name: self._accuracy_at(coverage) for name, coverage in COVERAGES.items()},
             }
 

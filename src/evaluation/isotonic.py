@@ -15,7 +15,5 @@ def pool_starts(n: np.ndarray, right: np.ndarray) -> np.ndarray:
 
 def left_by_isotonic(n: np.ndarray, right: np.ndarray) -> float:
     """Squared errors, summed over rows, that isotonic regression of the labels leaves; of steps that all have rows."""
-    if not n.size:
-        return 0.0
     fitted = isotonic_regression(right / n, weights=n).x
     return float(right.sum() - (n * fitted**2).sum())
