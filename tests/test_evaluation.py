@@ -339,7 +339,7 @@ def test_rounding_beyond_the_ends_is_clipped_and_said(caplog):
 
 
 def test_certainty_is_in_the_first_and_the_last_bin_and_has_a_likelihood():
-    m = metrics([0.0, 0.0, 1.0, 1.0], [0, 1, 1, 0])
+    m = metrics([0.0, -0.0, 1.0, 1.0], [0, 1, 1, 0])
     for closed in ("left", "right"):
         bins = m.bins(closed=closed)
         assert (bins.low.tolist(), bins.high.tolist()) == ([0, 14 / 15], [1 / 15, 1])
@@ -519,4 +519,4 @@ def test_a_notebook_shows_the_numbers_beside_those_of_a_perfect_model():
 def test_a_notebook_does_not_wait_for_the_null_of_millions():
     m = CalibrationMetrics([1], [0.7], [1])
     m.confidences = m.predictions = m.labels = np.ones(1_000_001)
-    assert "<td>0.0000</td><td></td>" in m._repr_html_()
+    assert ">KS</th><td>0.0000</td><td></td>" in m._repr_html_()

@@ -40,8 +40,8 @@ class Ranked:
         The bits of a float that is not negative, read as a whole number, order it; one more bit holds the label, so
         that one sort of numbers does for both (an argsort takes several times as long).
         """
-        keys = (p + 0.0).view(np.uint64)  # + 0.0: no negative zero
-        np.left_shift(keys, np.uint64(1), out=keys)
+        keys = p.copy().view(np.uint64)
+        np.left_shift(keys, np.uint64(1), out=keys)  # and with it goes the sign of a negative zero
         np.bitwise_or(keys, y.astype(bool, copy=False), out=keys)
         keys.sort()
         labels = (keys & np.uint64(1)).astype(np.float64)
