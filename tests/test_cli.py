@@ -112,7 +112,7 @@ class TestSeveralRuns:
 def test_a_finished_run_of_another_schema_is_not_read(tmp_path, monkeypatch, capsys):
     (tmp_path / "results.json").write_text('{"schema": 99}')
     assert cli(monkeypatch, "report", tmp_path) == 2
-    assert "has schema 99, and this version reads 2" in capsys.readouterr().err
+    assert "has schema 99, and this version reads 3" in capsys.readouterr().err
     (tmp_path / "results.json").write_text("{")
     assert cli(monkeypatch, "report", tmp_path) == 2
 

@@ -57,6 +57,33 @@ def test_the_adapter_taught_what_it_was_to_teach(results):
     assert base["often"]["accuracy"]["value"] > base["rare"]["accuracy"]["value"] > base["never"]["accuracy"]["value"]
 
 
+def test_the_probe_adds_what_the_probability_leaves_out(results):
+    """How hard a sum is shows in the states and less in the probability; of facts the probability says nearly all."""
+    for variant in results["variants"].values():
+        gain = {name: part["gain"] for name, part in variant["gain"].items()}
+        assert all(gain[subject]["low"] > 0 for subject in ("all", "addition", "subtraction"))
+        assert all(
+            gain[subject]["value"] < min(gain["addition"]["low"], gain["subtraction"]["low"]) for subject in FACTS
+        )
+
+
+def test_where_only_one_model_is_right_the_text_is_blind_and_the_tuned_model_knows(results):
+    found, flips = results["comparison"]["disagreement"], results["comparison"]["flips"]
+    assert found["n"] == flips["gained"] + flips["lost"]
+    assert all(holds(found[name]["text_only"], 0.5) for name in ("base", "tuned"))
+    assert found["tuned"]["own_probability"]["low"] > 0.7
+    # The base model does not know of what it will be taught that it does not know it.
+    assert holds(found["base"]["own_probability"], 0.5)
+
+
+def test_promises_hold_on_the_test_questions_within_their_chance(results):
+    for variant in results["variants"].values():
+        kept = [entry for entries in variant["selective"].values() for entry in entries if entry["test"]]
+        assert kept
+        assert all(entry["test"]["risk"]["low"] <= entry["risk"] for entry in kept)
+        assert all(entry["wrong"] <= entry["risk"] * entry["answered"] for entry in kept)
+
+
 def test_the_verdict_says_what_fine_tuning_did(results):
     text = " ".join(results["verdict"])
     assert "Fine-tuning" in results["verdict"][0]

@@ -8,8 +8,9 @@ from sklearn.metrics import roc_auc_score
 
 from src.errors import ScoringError
 from src.probes import LinearProbe
+from src.probes.refits import shuffled_predictions
 from src.probes.solver import fit_path, mean_nll, probability
-from src.probes.sweep import Part, Place, shuffled_predictions, sweep_places
+from src.probes.sweep import Part, Place, sweep_places
 from src.probes.text_only import TextOnlyAssessor
 
 
@@ -105,7 +106,9 @@ def test_the_sweep_finds_the_layer_that_knows():
     X, y = toy(n=600)
     noise = toy(n=600, seed=9)[0]
     states = np.stack([noise, X, noise[::-1]], axis=1)
-    train, val = (Part(states[rows], y[rows]) for rows in (slice(0, 300), slice(300, 450)))
+    train, val = (
+        Part(states[rows], y[rows], np.arange(rows.stop - rows.start)) for rows in (slice(0, 300), slice(300, 450))
+    )
     sweep = sweep_places([Place("last_answer", f"block.{n}") for n in range(3)], train, val)
     assert (sweep.best, sweep.chosen.layer, sweep.chosen.position) == (1, "block.1", "last_answer")
     assert sweep.results[1].val_auroc > 0.7

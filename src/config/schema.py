@@ -71,6 +71,7 @@ Position = Literal[
     "last_prompt", "answer_letter", "end_of_thinking", "chunk_ends", "first_answer", "last_answer", "mean_answer",
     "before_exact_answer", "exact_answer_first", "exact_answer_last", "after_exact_answer",
 ]  # fmt: skip
+Share = Annotated[float, Field(gt=0, lt=1)]
 Layers = Annotated[tuple[int | str, ...] | Literal["all"], BeforeValidator(_layers)]
 
 
@@ -215,7 +216,13 @@ class EvaluationConfig(Section):
     bootstrap: StrictInt = Field(2000, ge=100)
     """Resamples of the questions behind every interval."""
     bins: StrictInt = Field(15, ge=1)
-    """Equal-width bins of ECE and of the reliability diagrams."""
+    """Bins of ECE (equal width, and equal mass) and of the reliability diagrams."""
+    risks: tuple[Share, ...] = Field((0.05, 0.1, 0.2), min_length=1)
+    """For each, the calibration split sets a threshold: at most this share of the answers above it is wrong."""
+    certainty: Share = 0.95
+    """The probability that each of these promises holds."""
+    repeats: StrictInt = Field(10, ge=2)
+    """Probes trained on random halves of the questions, which show how much of a number is chance of the training."""
 
 
 class RunConfig(Section):

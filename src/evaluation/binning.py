@@ -13,7 +13,8 @@ Closed = Literal["left", "right"]
 Scheme = Literal["width", "mass", "quantile"]
 
 DEFAULT_BINS = 15
-_CHUNK = 16_384  # rows at a time: what is computed of them stays in the processor's cache
+CHUNK = 16_384  # rows at a time: what is computed of them stays in the processor's cache
+_ROWS = 65_536  # the same where little is computed of each
 _NEAR = 1e-6  # of a bin's width: closer to an edge than rounding can carry a row over it
 
 
@@ -112,15 +113,16 @@ def _check_bins(bins: int) -> None:
 def _indexed(p: np.ndarray, bins: int, closed: Closed) -> Iterator[tuple[slice, np.ndarray]]:
     """Chunks of the rows, and their bins: a multiplication for most, a comparison for those next to an edge."""
     edges = np.linspace(0, 1, bins + 1)
-    for start in range(0, p.size, _CHUNK):
-        rows = slice(start, start + _CHUNK)
+    for start in range(0, p.size, _ROWS):
+        rows = slice(start, start + _ROWS)
         scaled = p[rows] * bins
         index = scaled.astype(np.intp)
-        nearest = np.rint(scaled)
-        near = np.flatnonzero(np.abs(scaled - nearest) < _NEAR)
-        if near.size:
-            edge, values = nearest[near].astype(np.intp), p[rows][near]
+        distance = np.rint(scaled)
+        distance -= scaled
+        np.abs(distance, out=distance)
+        if distance.min() < _NEAR:
+            near = np.flatnonzero(distance < _NEAR)
+            edge, values = np.rint(scaled[near]).astype(np.intp), p[rows][near]
             below = values <= edges[edge] if closed == "right" else values < edges[edge]
-            index[near] = edge - below
-        np.clip(index, 0, bins - 1, out=index)
+            index[near] = np.clip(edge - below, 0, bins - 1)
         yield rows, index

@@ -14,11 +14,14 @@ import numpy as np
 
 from src.errors import ScoringError
 from src.evaluation.binning import DEFAULT_BINS, Bins, Closed, Scheme, equal_width_ece
-from src.evaluation.inputs import as_labels, as_probabilities, as_vector, check_same_length
+from src.evaluation.inputs import as_flags, as_probabilities, as_vector, check_same_length
+from src.evaluation.intervals import calibrated_null
 from src.evaluation.ranking import Ranked
 from src.evaluation.smooth import smooth_ece
+from src.evaluation.table import as_html
 
 log = logging.getLogger(__name__)
+_NULL_LABELS = 10_000_000  # drawn at most to show a table
 
 
 @dataclass(frozen=True)
@@ -54,9 +57,9 @@ class CalibrationMetrics:
     """
 
     def __init__(self, predictions: Any, confidences: Any, labels: Any):
-        self.predictions = as_labels(predictions, "predictions")
+        self.predictions = as_flags(predictions, "predictions")
         self.confidences = as_probabilities(confidences)
-        self.labels = as_labels(labels)
+        self.labels = as_flags(labels, "labels")
         check_same_length(predictions=self.predictions, confidences=self.confidences, labels=self.labels)
         self._check_reading()
 
@@ -73,8 +76,10 @@ class CalibrationMetrics:
         return cls(np.ones(predicted.size), confidences, predicted == true)
 
     def _check_reading(self) -> None:
-        below, above = (self.confidences[self.predictions == side] for side in (0, 1))
-        if below.size and above.size and below.max() > 0.5 and below.max() > above.min():
+        confident = self.confidences > 0.5
+        if not (confident & ~self.predictions).any() or not self.predictions.any():
+            return
+        if self.confidences[~self.predictions].max() > self.confidences[self.predictions].min():
             raise ScoringError(
                 "The predictions are no threshold of the confidences, and some predicted 0 have a confidence "
                 "above .5. If a confidence is P(label = 1), pass CalibrationMetrics(confidences > 0.5, "
@@ -130,8 +135,9 @@ class CalibrationMetrics:
 
     def smooth_ece(self) -> float:
         """Calibration error without bins (Blasiok and Nakkiran 2023, arXiv 2309.12236), as its exact fixed point."""
-        ranked = self.ranked
-        return smooth_ece(ranked.values, ranked.n * ranked.values - ranked.right, ranked.total)
+        residuals = self.ranked.n * self.ranked.values
+        residuals -= self.ranked.right
+        return smooth_ece(self.ranked.values, residuals, self.ranked.total)
 
     def ks(self) -> float:
         """Kolmogorov-Smirnov calibration error (arXiv 2006.12800), at distinct confidences."""
@@ -166,7 +172,7 @@ class CalibrationMetrics:
 
     def _of_two_classes(self, name: str, value: float) -> float:
         if np.isnan(value):
-            warnings.warn(f"{name} is undefined: every label is {self.labels[0]:.0f}.", stacklevel=3)
+            warnings.warn(f"{name} is undefined: every label is {int(self.labels[0])}.", stacklevel=3)
         return value
 
     def aurc(self) -> float:
@@ -182,8 +188,7 @@ class CalibrationMetrics:
 
         1 is ideal, 0 random; NaN where all answers are right or all are wrong.
         """
-        random, ideal = 1 - self.ranked.base_rate, self.ranked.aurc_of_ideal()
-        return (random - self.aurc()) / (random - ideal) if not self.ranked.one_class else float("nan")
+        return self.ranked.prr()
 
     def accuracy_at(self, coverage: float) -> float:
         """Accuracy where only this share of the questions, the most confident ones, is answered.
@@ -208,8 +213,15 @@ class CalibrationMetrics:
 
     def confusion(self) -> np.ndarray:
         """(2, 2) counts: [label, prediction]."""
-        pairs = (2 * self.labels + self.predictions).astype(np.intp)
-        return np.bincount(pairs, minlength=4).reshape(2, 2)
+        return np.array(
+            [
+                [
+                    np.count_nonzero((self.labels == label) & (self.predictions == predicted))
+                    for predicted in (False, True)
+                ]
+                for label in (False, True)
+            ]
+        )
 
     def f1(self) -> float:
         """Harmonic mean of precision and recall of the predictions; NaN where nothing is right or predicted right."""
@@ -227,7 +239,7 @@ class CalibrationMetrics:
             log.warning("%d rows in %d bins: most bins hold single rows, and ECE says little.", n, DEFAULT_BINS)
         width, mass = self.bins(), self.bins(scheme="mass")
         (mce, mce_n), (sweep, sweep_bins) = width.mce(), self.sweep_ece()
-        aurc, ideal = self.ranked.aurc(), self.ranked.aurc_of_ideal()
+        aurc, ideal, random = self.ranked.aurc(), self.ranked.aurc_of_ideal(), 1 - self.ranked.base_rate
         return {
             "n": n,
             "base_rate": self.ranked.base_rate,
@@ -248,10 +260,17 @@ class CalibrationMetrics:
             "ks": self.ks(),
             "aurc": aurc,
             "e_aurc": aurc - ideal,
-            "prr": self.prr(),
+            "prr": float("nan") if self.ranked.one_class else (random - aurc) / (random - ideal),
             **{f"accuracy_at_{coverage:g}": self.accuracy_at(coverage) for coverage in (0.5, 0.8, 0.9)},
             **asdict(self.corp()),
         }
 
     def __repr__(self) -> str:
         return f"CalibrationMetrics(n={self.labels.size}, ece={self.ece():.4f}, brier={self.brier():.4f})"
+
+    def _repr_html_(self) -> str:
+        """A table of the main metrics, beside what a perfectly calibrated model would score on average."""
+        draws = min(500, _NULL_LABELS // self.labels.size)
+        # Of over a million rows a perfect model scores next to nothing, and it would take long to say how much.
+        null = calibrated_null(self.confidences, draws=draws) if draws >= 10 else {}
+        return as_html(self.summary(), {name: found.mean for name, found in null.items()})

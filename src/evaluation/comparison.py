@@ -24,16 +24,17 @@ def differences(before: Scored, after: Scored) -> dict[str, Difference]:
     is normal, from the spread of the resamples: their own quantiles reach no further than 1 over their number, which
     a correction for several comparisons would use up.
     """
-    result = {}
-    for name in before.values.keys() & after.values.keys():
-        value = after.values[name] - before.values[name]
-        if np.isnan(value):
-            undefined = Estimate(value, reason="one class: undefined for at least one of the two")
-            result[name] = Difference(undefined, float("nan"))
-        else:
-            draws = after.draws[name] - before.draws[name]
-            result[name] = Difference(Estimate(value, *interval(draws)), _p_value(value, draws))
-    return result
+    return {name: difference(before, after, name) for name in before.values if name in after.values}
+
+
+def difference(before: Scored, after: Scored, metric: str) -> Difference:
+    """One metric's; see `differences`."""
+    value = after.values[metric] - before.values[metric]
+    if np.isnan(value):
+        undefined = Estimate(value, reason="one class: undefined for at least one of the two")
+        return Difference(undefined, float("nan"))
+    draws = after.draws[metric] - before.draws[metric]
+    return Difference(Estimate(value, *interval(draws)), _p_value(value, draws))
 
 
 def _p_value(value: float, draws: np.ndarray) -> float:

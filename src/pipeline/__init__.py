@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from src.lazy import lazy_exports
 
 if TYPE_CHECKING:
+    from src.pipeline.comparing import compare_runs
     from src.pipeline.folder import read_results, write_report
     from src.pipeline.job import RunResult, run
     from src.pipeline.plan import Plan, make_plan
@@ -20,6 +21,7 @@ __all__ = [
     "Plan",
     "RunResult",
     "Verification",
+    "compare_runs",
     "make_plan",
     "plan_labels",
     "read_results",
@@ -35,6 +37,7 @@ __getattr__ = lazy_exports(
         "Plan": "plan",
         "RunResult": "job",
         "Verification": "verifying",
+        "compare_runs": "comparing",
         "make_plan": "plan",
         "plan_labels": "planning",
         "read_results": "folder",

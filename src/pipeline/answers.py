@@ -9,23 +9,30 @@ import numpy as np
 from src.data.example import Example
 from src.data.splits import SPLITS, Splits
 from src.pipeline.asked import Asked
+from src.pipeline.probing import PROBE, TEXT, Probed
+
+_FITTED = (PROBE, TEXT)
 
 
-def answers_parquet(examples: tuple[Example, ...], splits: Splits, asked: Mapping[str, Asked]) -> bytes:
+def answers_parquet(
+    examples: tuple[Example, ...], splits: Splits, asked: Mapping[str, Asked], probed: Mapping[str, Probed]
+) -> bytes:
     """The file's bytes: one row per model and question.
 
     Columns: model ("base", "tuned"), id, subject, tag, split, group (questions with the same text share it), question,
     choices, target, prompt, answer, extracted (null: nothing was found), extractor, correct, status, own_probability,
-    and one for each signal, such as entropy.
+    probe and text_only (null where they were fitted or could not be), and one for each signal, such as entropy.
     """
     import pyarrow as pa
     from pyarrow import parquet
 
     split_of_row = {int(row): name for name in SPLITS for row in getattr(splits, name)}
+    fitted = {name: {scorer: one.everywhere(scorer) for scorer in _FITTED} for name, one in probed.items()}
     rows = [
         {"model": name, "split": split_of_row[row], "group": int(splits.groups[row])}
         | _question(example)
         | _answer(one, row)
+        | {scorer: _or_null(values[row]) for scorer, values in fitted[name].items()}
         for name, one in asked.items()
         for row, example in enumerate(examples)
     ]
@@ -40,7 +47,7 @@ def _schema(pa: Any, asked: Mapping[str, Asked]) -> Any:
     signals = sorted({signal for one in asked.values() for signal in one.signals})
     fields = [(name, pa.string()) for name in texts]
     fields += [("group", pa.int64()), ("choices", pa.list_(pa.string())), ("correct", pa.bool_())]
-    return pa.schema(fields + [(name, pa.float64()) for name in ("own_probability", *signals)])
+    return pa.schema(fields + [(name, pa.float64()) for name in ("own_probability", *_FITTED, *signals)])
 
 
 def _question(example: Example) -> dict[str, Any]:
@@ -64,4 +71,8 @@ def _answer(asked: Asked, row: int) -> dict[str, Any]:
         "correct": bool(asked.correct[row]),
         "status": asked.status[row],
         "own_probability": float(asked.confidence[row]),
-    } | {name: None if np.isnan(values[row]) else float(values[row]) for name, values in asked.signals.items()}
+    } | {name: _or_null(values[row]) for name, values in asked.signals.items()}
+
+
+def _or_null(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)

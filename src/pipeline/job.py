@@ -14,6 +14,7 @@ from src.config import Config, load_config
 from src.pipeline.answers import answers_parquet
 from src.pipeline.asked import Asked
 from src.pipeline.asking import ask
+from src.pipeline.contrasting import advantages, compare, gains
 from src.pipeline.folder import (
     ANSWERS,
     QUESTIONS,
@@ -24,7 +25,7 @@ from src.pipeline.folder import (
     write_report,
     writing,
 )
-from src.pipeline.judging import Judge, compare
+from src.pipeline.judging import Judge
 from src.pipeline.plan import Plan, make_plan, model_loader
 from src.pipeline.probing import Probed, answered_splits, fit_scorers
 from src.pipeline.results import (
@@ -113,7 +114,9 @@ def run(config: str | Path | Mapping[str, Any] | Config) -> RunResult:
         drop = config.data.unparsed == "drop"
         usable = answered_splits(splits, asked) if drop else dict.fromkeys(asked, splits)
         probed = {
-            name: fit_scorers(one, questions.examples, usable[name], seed=seed, label=name)
+            name: fit_scorers(
+                one, questions.examples, usable[name], seed=seed, repeats=config.evaluation.repeats, label=name
+            )
             for name, one in asked.items()
         }
     with clock.stage("metrics"):
@@ -133,7 +136,7 @@ def run(config: str | Path | Mapping[str, Any] | Config) -> RunResult:
     }
     tables = {
         QUESTIONS: questions_csv(questions.examples, splits, asked, probed).encode(),
-        ANSWERS: answers_parquet(questions.examples, splits, asked),
+        ANSWERS: answers_parquet(questions.examples, splits, asked, probed),
     }
     with clock.stage("report"):
         check_still_ours(config)
@@ -167,8 +170,13 @@ def _ask_all(model: Any, tokenizer: Any, plan: Plan, config: Config) -> dict[str
 def _judge_all(judge: Judge, asked: Mapping[str, Asked], probed: Mapping[str, Probed]) -> dict[str, Any]:
     """Numbers of each model, and tuned against base where there are both."""
     judged = {name: judge.variant(one, probed[name]) for name, one in asked.items()}
-    variants = {name: asking_facts(one) | judged[name].numbers for name, one in asked.items()}
-    comparison = compare(judged["base"], judged["tuned"]) if "tuned" in judged else None
+    variants = {
+        name: asking_facts(asked[name])
+        | one.numbers
+        | {"advantages": advantages(judge, one), "gain": gains(judge, one)}
+        for name, one in judged.items()
+    }
+    comparison = compare(judge, judged["base"], judged["tuned"]) if "tuned" in judged else None
     return {"variants": variants, "comparison": comparison}
 
 

@@ -1,6 +1,6 @@
 """Stage 4: everything that predicts whether an answer is right, fitted on train and val, applied to test."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -10,7 +10,8 @@ from src.data.splits import Splits
 from src.errors import ConfigError
 from src.pipeline.asked import Asked
 from src.probes.baselines import SurfaceAssessor, signal_confidence, subject_means
-from src.probes.sweep import Part, Sweep, shuffled_predictions, sweep_places
+from src.probes.refits import half_predictions, shuffled_predictions
+from src.probes.sweep import Part, Sweep, sweep_places
 from src.probes.text_only import TextOnlyAssessor
 
 PROBE, OWN, TEXT, SURFACE, SUBJECT = "probe", "own_probability", "text_only", "surface", "subject_mean"
@@ -18,22 +19,37 @@ PROBE, OWN, TEXT, SURFACE, SUBJECT = "probe", "own_probability", "text_only", "s
 
 @dataclass(frozen=True)
 class Probed:
-    """Confidences on the test questions.
+    """Confidences on the questions that no scorer was fitted on.
 
     Attributes:
-        rows: (n_test,) their places among all questions.
-        confidences: scorer -> (n_test,): "own_probability", and where they could be fitted "probe", "text_only",
-            "surface" (letter, length, subject), "subject_mean" and the signals of `Asked`.
+        splits: the rows of each split among all questions.
+        test: scorer -> (n_test,): "own_probability", and where they could be fitted "probe", "text_only", "surface"
+            (letter, length, subject), "subject_mean" and the signals of `Asked`.
+        val, calibration: scorer -> (n_val,) and (n_calibration,), of the first three. The probe's layer and C were
+            chosen on val; calibration has chosen nothing.
         shuffled: (shuffles, n_test) of probes trained on shuffled labels; empty without a probe.
+        halves: (repeats, n_test) of probes trained on halves of the questions; empty without a probe.
         sweep: the candidates and the chosen one; None without a probe.
         missing: why there is no probe, or "".
     """
 
-    rows: np.ndarray
-    confidences: dict[str, np.ndarray]
+    splits: Splits
+    test: dict[str, np.ndarray]
+    val: dict[str, np.ndarray]
+    calibration: dict[str, np.ndarray]
     shuffled: np.ndarray
+    halves: np.ndarray
     sweep: Sweep | None
     missing: str
+
+    def everywhere(self, scorer: str) -> np.ndarray:
+        """(n,) of all questions, NaN where the scorer was fitted or there is none."""
+        confidences = np.full(self.splits.groups.size, np.nan)
+        for split in ("val", "calibration", "test"):
+            found = getattr(self, split).get(scorer)
+            if found is not None:
+                confidences[getattr(self.splits, split)] = found
+        return confidences
 
 
 def answered_splits(splits: Splits, asked: Mapping[str, Asked]) -> dict[str, Splits]:
@@ -59,24 +75,63 @@ def answered_splits(splits: Splits, asked: Mapping[str, Asked]) -> dict[str, Spl
     return {name: of(one) for name, one in asked.items()}
 
 
-def fit_scorers(asked: Asked, examples: tuple[Example, ...], splits: Splits, *, seed: int, label: str) -> Probed:
-    """Fit probe, text-only assessor and control for one model; the test rows are only predicted."""
-    own = {OWN: asked.confidence[splits.test]}
+def fit_scorers(
+    asked: Asked, examples: tuple[Example, ...], splits: Splits, *, seed: int, repeats: int, label: str
+) -> Probed:
+    """Fit probe, text-only assessor and controls for one model; all rows but those of train and val are only predicted.
+
+    Args:
+        asked: what the model said.
+        examples: all questions.
+        splits: their rows.
+        seed: of the shuffled labels and the halves.
+        repeats: probes trained on halves.
+        label: of the model, shown while it works.
+    """
+
+    def own(rows: np.ndarray) -> np.ndarray:
+        return asked.confidence[rows]
+
     if missing := _why_not(asked.correct, splits):
-        return Probed(splits.test, own, np.empty((0, splits.test.size)), None, missing)
-    train, val = (Part(asked.hidden[rows], asked.correct[rows]) for rows in (splits.train, splits.val))
+        test, val, calibration = _predicted({OWN: own}, splits)
+        none = np.empty((0, splits.test.size))
+        return Probed(splits, test, val, calibration, none, none, None, missing)
+    train, val = (
+        Part(asked.hidden[rows], asked.correct[rows], splits.groups[rows]) for rows in (splits.train, splits.val)
+    )
     sweep = sweep_places(asked.places, train, val, progress=f"{label}: probes")
-    test = asked.hidden[splits.test]
     text = TextOnlyAssessor().fit(
         _texts(examples, splits.train), train.labels, _texts(examples, splits.val), val.labels
     )
-    confidences = {
-        PROBE: sweep.probe.predict(test[:, sweep.best]),
-        **own,
-        TEXT: text.predict(_texts(examples, splits.test)),
-        **_baselines(asked, examples, splits, train.labels, val.labels),
-    }
-    return Probed(splits.test, confidences, shuffled_predictions(train, val, test, sweep.best, seed=seed), sweep, "")
+
+    def probe(rows: np.ndarray) -> np.ndarray:
+        return sweep.probe.predict(asked.hidden[rows, sweep.best])
+
+    def text_only(rows: np.ndarray) -> np.ndarray:
+        return text.predict(_texts(examples, rows))
+
+    test, val_said, calibration = _predicted({PROBE: probe, OWN: own, TEXT: text_only}, splits)
+    states = asked.hidden[splits.test]
+    return Probed(
+        splits=splits,
+        test=test | _baselines(asked, examples, splits, train.labels, val.labels),
+        val=val_said,
+        calibration=calibration,
+        shuffled=shuffled_predictions(train, val, states, sweep.best, seed=seed),
+        halves=half_predictions(train, val, states, sweep.best, seed=seed, repeats=repeats),
+        sweep=sweep,
+        missing="",
+    )
+
+
+def _predicted(
+    scorers: Mapping[str, Callable[[np.ndarray], np.ndarray]], splits: Splits
+) -> list[dict[str, np.ndarray]]:
+    """What each says on test, val and calibration; nothing where a split is empty."""
+    return [
+        {name: scorer(rows) if rows.size else np.empty(0) for name, scorer in scorers.items()}
+        for rows in (splits.test, splits.val, splits.calibration)
+    ]
 
 
 def _baselines(

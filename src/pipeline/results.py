@@ -17,9 +17,10 @@ from src.data.example import Example
 from src.data.splits import SPLITS, Splits
 from src.data.trained_on import TRAINED
 from src.pipeline.asked import Asked
-from src.pipeline.probing import Probed
+from src.pipeline.probing import PROBE, Probed
 
-SCHEMA = 2
+SCHEMA = 3
+_ABOUT = ("id", "subject", "tag", "split", "question", "target")
 _PACKAGES = ("torch", "transformers", "peft", "safetensors", "numpy", "scikit-learn", "bitsandbytes")
 
 
@@ -101,34 +102,21 @@ def questions_csv(
 ) -> str:
     """One row per question: who answered what, with which confidence; the probe's on test rows only."""
     split_of_row = {int(row): name for name in SPLITS for row in getattr(splits, name)}
-    place_in_test = {int(row): place for place, row in enumerate(next(iter(probed.values())).rows)}
+    on_test = {
+        name: dict(zip(one.splits.test.tolist(), one.test[PROBE].tolist(), strict=True))
+        for name, one in probed.items()
+        if PROBE in one.test
+    }
     per_variant = ("answer", "correct", "own_probability", "probe")
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(
-        [
-            "id",
-            "subject",
-            "tag",
-            "split",
-            "question",
-            "target",
-            *(f"{v}_{c}" for v in asked for c in per_variant),
-        ]
-    )
+    writer.writerow([*_ABOUT, *(f"{v}_{c}" for v in asked for c in per_variant)])
     for row, example in enumerate(examples):
-        cells: list[Any] = [
-            example.id,
-            example.subject,
-            example.tag,
-            split_of_row[row],
-            example.question,
-            example.target,
-        ]
+        cells: list[Any] = [example.id, example.subject, example.tag, split_of_row[row]]
+        cells += [example.question, example.target]
         for name, one in asked.items():
-            probe = probed[name].confidences.get("probe")
-            place = place_in_test.get(row)
-            shown = f"{probe[place]:.6g}" if probe is not None and place is not None else ""
+            probe = on_test.get(name, {}).get(row)
+            shown = "" if probe is None else f"{probe:.6g}"
             cells += [one.answers[row], int(one.correct[row]), f"{one.confidence[row]:.6g}", shown]
         writer.writerow(cells)
     return text.getvalue()

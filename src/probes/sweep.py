@@ -1,4 +1,4 @@
-"""Where a model knows: one probe per layer and position, chosen on validation, with a shuffled-label control."""
+"""Where a model knows: one probe per layer and position, chosen on validation."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,10 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 from tqdm.auto import tqdm
 
+from src.evaluation.delong import auroc_interval
 from src.evaluation.ranking import Ranked
 from src.probes.linear import LinearProbe
-
-SHUFFLES = 20
 
 
 @dataclass(frozen=True)
@@ -22,20 +21,27 @@ class Place:
 
 @dataclass(frozen=True)
 class Part:
-    """Rows of one purpose: states (n, places, d) and labels (n,)."""
+    """Rows of one purpose: states (n, places, d), labels (n,) and the number of the question that each asks (n,)."""
 
     states: np.ndarray
     labels: np.ndarray
+    questions: np.ndarray
+
+    def only(self, rows: np.ndarray) -> "Part":
+        """These rows."""
+        return Part(self.states[rows], self.labels[rows], self.questions[rows])
 
 
 @dataclass(frozen=True)
 class PlaceResult:
-    """How the probe of one place did on the validation rows, and the C it chose there."""
+    """How the probe of one place did on the validation rows (AUROC: 95 % interval), and the C it chose there."""
 
     position: str
     layer: str
     val_nll: float
     val_auroc: float
+    val_auroc_low: float
+    val_auroc_high: float
     C: float
 
 
@@ -59,29 +65,9 @@ def sweep_places(places: Sequence[Place], train: Part, val: Part, *, progress: s
     for index, place in enumerate(tqdm(places, desc=progress, unit="probe", disable=None, leave=False)):
         probe = LinearProbe(train.states.shape[2])
         probe.fit(train.states[:, index], train.labels, val.states[:, index], val.labels)
-        auroc = Ranked.of(probe.predict(val.states[:, index]), val.labels).auroc()
+        said = probe.predict(val.states[:, index])
+        auroc = (Ranked.of(said, val.labels).auroc(), *auroc_interval(said, val.labels, val.questions))
         probes.append(probe)
-        results.append(PlaceResult(place.position, place.layer, probe.val_nll_, auroc, probe.C_))
+        results.append(PlaceResult(place.position, place.layer, probe.val_nll_, *auroc, probe.C_))
     best = int(np.argmin([result.val_nll for result in results]))
     return Sweep(tuple(results), best, probes[best])
-
-
-def shuffled_predictions(
-    train: Part, val: Part, test_states: np.ndarray, place: int, *, seed: int, shuffles: int = SHUFFLES
-) -> np.ndarray:
-    """What probes say that were trained on labels dealt out at random: (shuffles, n_test).
-
-    A control: with no information in the labels, any AUROC but .5 on the true test labels would come from a
-    leak. One deal alone is a poor control, since a random direction may happen to point the right way.
-    """
-    rng = np.random.default_rng(seed)
-    predictions = []
-    for _ in tqdm(range(shuffles), desc="shuffled labels", unit="probe", disable=None, leave=False):
-        probe = LinearProbe(train.states.shape[2]).fit(
-            train.states[:, place],
-            rng.permutation(train.labels),
-            val.states[:, place],
-            rng.permutation(val.labels),
-        )
-        predictions.append(probe.predict(test_states[:, place]))
-    return np.array(predictions)

@@ -8,21 +8,25 @@ from typing import TYPE_CHECKING
 from src.lazy import lazy_exports
 
 if TYPE_CHECKING:
-    from src.report.conclusions import verdict
+    from src.report.compared import render_comparison
+    from src.report.conclusions import comparison_verdict, verdict
     from src.report.html import render_html
     from src.report.listing import print_contexts, print_findings, print_plan
     from src.report.notebook import render_summary
     from src.report.planning import print_labels
-    from src.report.terminal import print_report
+    from src.report.terminal import print_comparison, print_report
     from src.report.verification import print_verification
 
 __all__ = [
+    "comparison_verdict",
+    "print_comparison",
     "print_contexts",
     "print_findings",
     "print_labels",
     "print_plan",
     "print_report",
     "print_verification",
+    "render_comparison",
     "render_html",
     "render_summary",
     "verdict",
@@ -31,12 +35,15 @@ __all__ = [
 __getattr__ = lazy_exports(
     __name__,
     {
+        "comparison_verdict": "conclusions",
+        "print_comparison": "terminal",
         "print_contexts": "listing",
         "print_findings": "listing",
         "print_labels": "planning",
         "print_plan": "listing",
         "print_report": "terminal",
         "print_verification": "verification",
+        "render_comparison": "compared",
         "render_html": "html",
         "render_summary": "notebook",
         "verdict": "conclusions",

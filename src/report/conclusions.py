@@ -3,18 +3,11 @@
 from collections.abc import Mapping
 from typing import Any
 
-from src.report.words import (
-    contains,
-    excludes_zero,
-    figure,
-    percent,
-    percent_interval,
-    place,
-    subjects,
-    with_interval,
-)  # fmt: skip
+from src.report.findings import about_probe, promised, text_and_control
+from src.report.words import clear, figure, percent, percent_interval, with_interval
 
 Results = Mapping[str, Any]
+SMALL, FEWEST_TO_CHOOSE = 100, 30
 
 
 def verdict(results: Results) -> list[str]:
@@ -30,10 +23,9 @@ def verdict(results: Results) -> list[str]:
     else:
         sentences.append(_knows(last, "The model"))
     sentences += inconclusive + _unreadable(results) + _trained_on(results)
-    sentences += _probe_against_own(last, "tuned" if results["comparison"] else "base")
-    sentences += _text_only(last)
-    sentences += _control(last)
-    return sentences
+    sentences += about_probe(last, "tuned" if results["comparison"] else "base")
+    sentences += promised(last) + _told_apart(results) + text_and_control(last)
+    return sentences + _too_few(results)
 
 
 def _inconclusive(results: Results) -> list[str]:
@@ -48,8 +40,9 @@ def _inconclusive(results: Results) -> list[str]:
                 f"undefined ({auroc['reason']})."
             )
         elif chance and accuracy["low"] <= chance:
+            place = "below" if accuracy["high"] < chance else "not above"
             found.append(
-                f"The {name} model's accuracy, {percent_interval(accuracy)}, is not above chance ({percent(chance)}): "
+                f"The {name} model's accuracy, {percent_interval(accuracy)}, is {place} chance ({percent(chance)}): "
                 "nothing can be concluded about whether it knows when it is wrong."
             )
     return found
@@ -82,11 +75,11 @@ def _fine_tuning(results: Results) -> list[str]:
     accuracy = {name: results["variants"][name]["accuracy"]["all"]["value"] for name in ("base", "tuned")}
     flips = results["comparison"]["flips"]
     headline = "; ".join([
-        _clear(change["accuracy"], "Fine-tuning made the model more accurate",
+        clear(change["accuracy"], "Fine-tuning made the model more accurate",
                "Fine-tuning made the model less accurate", "Fine-tuning did not clearly change accuracy"),
-        _clear(change["auroc"], "it now knows better when it is wrong", "it now knows less well when it is wrong",
+        clear(change["auroc"], "it now knows better when it is wrong", "it now knows less well when it is wrong",
                "how well it knows when it is wrong did not clearly change"),
-        _clear(change["ece"], "its stated confidence is less trustworthy",
+        clear(change["ece"], "its stated confidence is less trustworthy",
                "its stated confidence is more trustworthy", "its calibration did not clearly change"),
     ])  # fmt: skip
     return [
@@ -102,13 +95,6 @@ def _fine_tuning(results: Results) -> list[str]:
     ]
 
 
-def _clear(difference: Mapping[str, Any], up: str, down: str, same: str) -> str:
-    """The words for a difference: one of the first two only where its interval excludes zero."""
-    if not excludes_zero(difference):
-        return same
-    return up if difference["value"] > 0 else down
-
-
 def _knows(variant: Mapping[str, Any], who: str) -> str:
     own = variant["scores"]["own_probability"]["all"]
     return (
@@ -118,53 +104,46 @@ def _knows(variant: Mapping[str, Any], who: str) -> str:
     )
 
 
-def _probe_against_own(variant: Mapping[str, Any], name: str) -> list[str]:
-    if variant["missing"]:
-        return [f"There is no probe of the {name} model ({variant['missing']})."]
-    gain = variant["advantages"]["probe_over_own_probability"]["all"]
-    winner = _clear(
-        gain, "better than its own probability does", "less well than its own probability does",
-        "neither clearly better nor worse than its own probability does",
-    )  # fmt: skip
-    probe = variant["scores"]["probe"]["all"]
+def _told_apart(results: Results) -> list[str]:
+    """Who can tell on the questions that only one of the two models gets right."""
+    found = (results["comparison"] or {}).get("disagreement", {})
+    aurocs = {name: number for name, number in found.get("tuned", {}).items() if number["value"] is not None}
+    if "own_probability" not in aurocs:
+        return []
+    names = {"own_probability": "its own probability", "probe": "its probe", "text_only": "the text alone"}
+    said = ", ".join(f"{text} {with_interval(aurocs[name])}" for name, text in names.items() if name in aurocs)
     return [
-        f"A probe of the {name} model's hidden states ({place(variant)}) tells right from wrong "
-        f"{winner}: AUROC {figure(probe['auroc']['value'])}, difference {with_interval(gain, signed=True)}; its ECE is "
-        f"{figure(probe['ece']['value'])} (perfect calibration: {figure(probe['ece']['calibrated_mean'])})."
+        f"On the {found['n']:,} test questions that only one of the two models gets right, where difficulty is no "
+        f"help, the tuned model's AUROC is: {said}."
     ]
 
 
-def _text_only(variant: Mapping[str, Any]) -> list[str]:
-    scores = variant["scores"].get("text_only")
-    if not scores:
-        return []
-    sentence = f"The question's text alone reaches AUROC {with_interval(scores['all']['auroc'])}"
-    blind = [
-        name for name, part in scores.items()
-        if name in subjects(scores) and contains(part["auroc"], 0.5)
-        and (variant["scores"]["probe"][name]["auroc"]["low"] or 0) > 0.5
-    ]  # fmt: skip
-    if blind and len(scores) <= 9:
-        shown = ", ".join(
-            f"{name} (text {figure(scores[name]['auroc']['value'])}, probe "
-            f"{figure(variant['scores']['probe'][name]['auroc']['value'])})"
-            for name in blind
-        )
-        return [
-            f"{sentence}; where it is blind and the probe is not, the probe reads knowledge, not difficulty: {shown}."
+def _too_few(results: Results) -> list[str]:
+    splits = results["data"]["splits"]
+    sentences = []
+    if splits["test"] < SMALL:
+        sentences.append(f"There are {splits['test']} test questions only: intervals are wide, and ECE says little.")
+    if any(variant["selected"] for variant in results["variants"].values()) and splits["val"] < FEWEST_TO_CHOOSE:
+        sentences.append(f"Layer and C were chosen on {splits['val']} questions only, so mostly by chance.")
+    return sentences
+
+
+def comparison_verdict(compared: Results) -> list[str]:
+    """Sentences about several runs: what differs clearly from the first, after the correction for their number."""
+    n, first = compared["shared"]["n"], compared["sides"][0]["label"]
+    sentences = []
+    for change in compared["differences"]:
+        own = change["scores"]["own_probability"]
+        found = [
+            f"{title} {show(own[metric], signed=True)}"
+            for metric, title, show in (
+                ("accuracy", "accuracy", percent_interval),
+                ("auroc", "AUROC of its own probability", with_interval),
+                ("brier", "Brier", with_interval),
+                ("ece", "ECE", with_interval),
+            )
+            if own[metric]["p_holm"] is not None and own[metric]["p_holm"] < 0.05
         ]
-    if blind:
-        return [f"{sentence}; in {len(blind)} of {len(subjects(scores))} subjects it is blind and the probe is not."]
-    return [f"{sentence}."]
-
-
-def _control(variant: Mapping[str, Any]) -> list[str]:
-    scores = variant["scores"].get("shuffled_labels")
-    if not scores:
-        return []
-    off = [
-        name for name, part in scores.items() if part["auroc"]["low"] is not None and not contains(part["auroc"], 0.5)
-    ]
-    if off:
-        return [f"Warning: probes trained on shuffled labels differ from .5 on {', '.join(off)}: look for a leak."]
-    return ["Probes trained on shuffled labels score .5 within their interval everywhere, as they must."]
+        what = "; ".join(found) if found else "no clear difference in accuracy, AUROC, Brier or ECE"
+        sentences.append(f"{change['label']} against {first}: {what}.")
+    return [*sentences, f"All on the {n:,} test questions that they share."]

@@ -1,122 +1,127 @@
-"""One self-contained HTML file: nothing is fetched, and every text from outside is escaped."""
+"""The report of a run: one HTML file, from the content of its results.json and nothing else."""
 
-import io
-import re
 from collections.abc import Mapping
-from importlib import resources
 from typing import Any
 
-import jinja2
 import yaml
-from markupsafe import Markup
-from matplotlib.axes import Axes
 
-from src.report import plots, words
+from src.report.cards import four_cards
+from src.report.drawings import drawings
+from src.report.pages import render_page
+from src.report.words import METRIC_NAMES, SHORT, SMALL_N, subjects
 
-MOST_SUBJECT_PLOTS = 60
+_SECTIONS = {
+    "answer": "The answer in full",
+    "knows": "Where it knows, and how well",
+    "trust": "Can its confidence be believed?",
+    "sure": "Answering only when sure",
+    "adds": "What the probe adds",
+    "change": "Tuned against base",
+    "subjects": "By subject",
+    "examples": "Confident and wrong, unsure and right",
+    "numbers": "All numbers",
+    "made": "How this was made",
+}
+_IN_TABLE = ("n", "auroc", "brier", "nll", "ece", "ece_mass")  # of "All numbers"; the others get a table of their own
 
 
 def render_html(results: Mapping[str, Any]) -> str:
-    """The report of one run from the content of its results.json."""
-    environment = jinja2.Environment(
-        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
-    )
-    environment.globals |= {
-        "SCORERS": words.SCORERS,
-        "METRICS": words.METRICS,
-        "figure": words.figure,
-        "place": words.place,
-        "percent": words.percent,
-        "with_interval": words.with_interval,
-        "percent_interval": words.percent_interval,
-        "verdict_class": _verdict_class,
+    """The report of one run from the content of its results.json (schema 3); equal results give equal bytes."""
+    variants, comparison = results["variants"], results["comparison"]
+    names = subjects(next(iter(variants.values()))["accuracy"])
+    advantages = _advantages(variants)
+    gains = _gains(variants)
+    absent = {
+        "adds": not (gains or advantages or (comparison and comparison["disagreement"])),
+        "change": not comparison,
+        "subjects": not names,
     }
-    template = environment.from_string((resources.files("src.report") / "template.html").read_text(encoding="utf-8"))
-    return template.render(
+    return render_page(
+        "report.html",
         r=results,
-        cards=_cards(results),
-        figures=_figures(results),
+        four=four_cards(results),
+        sections={key: title for key, title in _SECTIONS.items() if not absent.get(key)},
+        drawn=drawings(results),
+        subjects=names,
+        gains=_by_part(gains, names, at=1),
+        advantages=_by_part(advantages, names, at=2),
+        changes=_changes(comparison, names) if comparison else [],
+        per_subject=_per_subject(variants, names),
+        examples=_examples(variants),
+        wholes={name: _whole(variant) for name, variant in variants.items()},
         config=yaml.safe_dump(dict(results["config"]), sort_keys=False, allow_unicode=True),
     )
 
 
-def _cards(results: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The four numbers of the first screen, each for base and tuned, with the direction of the change."""
-    variants, comparison = results["variants"], results["comparison"]
-    change = comparison["scores"]["own_probability"]["all"] if comparison else {}
-    cards = [_card("Accuracy", "accuracy", [v["accuracy"]["all"] for v in variants.values()], change.get("accuracy"))]
-    for metric, title in (("auroc", "Knows when it is wrong (AUROC)"), ("ece", "Calibration error (ECE)")):
-        numbers = [v["scores"]["own_probability"]["all"][metric] for v in variants.values()]
-        cards.append(_card(title, metric, numbers, change.get(metric)))
-    if all("probe" in v["scores"] for v in variants.values()):
-        probe_change = comparison["scores"]["probe"]["all"].get("auroc") if comparison else None
-        numbers = [v["scores"]["probe"]["all"]["auroc"] for v in variants.values()]
-        cards.append(_card("Probe of hidden states (AUROC)", "auroc", numbers, probe_change))
-    for card in cards:
-        card["names"] = list(variants)
-    return cards
+def _by_part(rows: list[Any], names: list[str], *, at: int) -> dict[str, list[Any]]:
+    """Rows about the whole apart from those about a subject; `at` is where a row names its questions."""
+    return {
+        "whole": [row for row in rows if row[at] not in names],
+        "subjects": [row for row in rows if row[at] in names],
+    }
 
 
-def _card(title: str, metric: str, numbers: list[Any], change: Any) -> dict[str, Any]:
-    show = words.percent_interval if metric == "accuracy" else words.with_interval
-    note, mood = "", ""
-    if metric == "ece" and numbers[0].get("calibrated_mean") is not None:
-        floors = " → ".join(words.figure(n["calibrated_mean"]) for n in numbers)
-        note = f"perfect calibration would score {floors}"
-    if change and words.excludes_zero(change):
-        better = (change["value"] > 0) == words.HIGHER_IS_BETTER[metric]
-        mood = "better" if better else "worse"
-    elif change:
-        mood = "no clear change"
-    return {"title": title, "values": [show(n) for n in numbers], "note": note, "mood": mood,
-            "change": show(change, signed=True) if change else ""}  # fmt: skip
+def _gains(variants: Mapping[str, Any]) -> list[tuple[str, str, Mapping[str, Any]]]:
+    """(model, questions, gain)."""
+    return [(name, part, gain) for name, v in variants.items() for part, gain in v["gain"].items()]
 
 
-def _verdict_class(mood: str) -> str:
-    return {"better": "better", "worse": "worse"}.get(mood, "same")
-
-
-def _figures(results: Mapping[str, Any]) -> dict[str, list[Markup]]:
-    variants = results["variants"]
-    overview = []
-    if any(v["layers"] for v in variants.values()):
-        overview.append(_svg(plots.layer_curve(variants)))
-    overview.append(
-        _svg(plots.base_against_tuned(variants, "auroc", "Telling right from wrong (AUROC, higher is better)"))
-    )
-    overview.append(_svg(plots.base_against_tuned(variants, "ece", "Calibration error (ECE, lower is better)")))
-    diagrams = [
-        _svg(plots.reliability_diagram(bins, variant["scores"][scorer]["all"]["ece"],
-             label=f"{name}: {words.SCORERS[scorer].lower()}", color=plots.COLORS[name]))
-        for scorer in ("own_probability", "probe")
+def _advantages(variants: Mapping[str, Any]) -> list[tuple[str, str, str, Mapping[str, Any]]]:
+    """(model, the other scorer, questions, difference)."""
+    return [
+        (name, against.removeprefix("probe_over_"), part, difference)
         for name, variant in variants.items()
-        if (bins := variant["reliability"].get(scorer))
-    ]  # fmt: skip
-    subjects = words.subjects(next(iter(variants.values()))["scores"]["own_probability"])
-    dots = [
-        _svg(plots.subject_dots(variants, scorer))
-        for scorer in ("probe", "own_probability", "text_only")
-        if 0 < len(subjects) <= MOST_SUBJECT_PLOTS and any(scorer in v["scores"] for v in variants.values())
+        for against, parts in variant["advantages"].items()
+        for part, difference in parts.items()
     ]
-    return {"overview": overview, "reliability": diagrams, "subjects": dots}
 
 
-def _svg(ax: Axes) -> Markup:
-    """The figure as inline SVG; text stays text, ids are made unique by the figure's own content."""
-    import matplotlib as mpl
+def _changes(comparison: Mapping[str, Any], names: list[str]) -> list[tuple[str, str, str, Mapping[str, Any]]]:
+    """(metric, scorer, questions, difference) but for subjects; accuracy is the model's and stands there once."""
+    rows = [
+        (metric, scorer, part, change)
+        for scorer in SHORT
+        for part, found in comparison["scores"].get(scorer, {}).items()
+        for metric in METRIC_NAMES
+        if part not in names and (change := found.get(metric))
+    ]
+    accuracy = [row for row in rows if row[:2] == ("accuracy", "own_probability")]
+    return accuracy + [row for row in rows if row[0] != "accuracy"]
 
-    buffer = io.StringIO()
-    title = ax.get_title().replace("\n", ", ")
-    figure = ax.get_figure(root=True)
-    if figure is None:
-        raise ValueError("The axes belong to no figure.")
-    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": title, "font.family": "sans-serif"}):
-        figure.savefig(
-            buffer,
-            format="svg",
-            transparent=True,
-            metadata=dict.fromkeys(("Date", "Creator", "Type", "Format")),
-        )
-    svg = re.sub(r"^.*?<svg ", "<svg ", buffer.getvalue(), count=1, flags=re.DOTALL)
-    label = jinja2.utils.htmlsafe_json_dumps(title)
-    return Markup(svg.replace("<svg ", f"<svg role='img' aria-label={label} ", 1))  # noqa: S704 (made by matplotlib)
+
+def _per_subject(variants: Mapping[str, Any], names: list[str]) -> dict[str, Any]:
+    """Columns and rows of the table of subjects: AUROC of each scorer, and drawn to all subjects."""
+    scorers = [s for s in SHORT if any(names and names[0] in v["scores"].get(s, {}) for v in variants.values())]
+    rows = []
+    for subject in names:
+        for name, variant in variants.items():
+            accuracy = variant["accuracy"][subject]
+            found = [variant["scores"].get(s, {}).get(subject, {}).get("auroc") for s in scorers]
+            numbers = [number for auroc in found for number in (auroc, (auroc or {}).get("shrunk"))]
+            rows.append({"subject": subject, "model": name, "n": accuracy["n"], "accuracy": accuracy,
+                         "scores": numbers})  # fmt: skip
+    columns = [title for s in scorers for title in (f"AUROC, {SHORT[s]}", "drawn to all")]
+    return {"columns": columns, "rows": rows, "small": SMALL_N}
+
+
+def _examples(variants: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Groups of examples, the last model's first: that is the one a reader wants to know about."""
+    titles = {"wrong": "the most confident wrong answers", "right": "the least confident right answers"}
+    return [
+        {"title": f"{name}, by {'the ' * (scorer == 'probe')}{SHORT[scorer]}: {title}", "rows": rows}
+        for name, variant in reversed(list(variants.items()))
+        for scorer, kinds in variant["examples"].items()
+        for kind, title in titles.items()
+        if (rows := kinds[kind])
+    ]
+
+
+def _whole(variant: Mapping[str, Any]) -> dict[str, Any]:
+    """Metrics that only the main scorers have, one row each."""
+    scores = {s: variant["scores"][s]["all"] for s in SHORT if "all" in variant["scores"].get(s, {})}
+    metrics = [m for m in METRIC_NAMES if m not in _IN_TABLE and any(m in found for found in scores.values())]
+    scorers = [s for s, found in scores.items() if any(metric in found for metric in metrics)]
+    return {
+        "columns": [SHORT[s] for s in scorers],
+        "rows": [(METRIC_NAMES[metric], [scores[s].get(metric) for s in scorers]) for metric in metrics],
+    }

@@ -14,16 +14,23 @@ _TEMPLATE = """\
 <p style="font-size:1.15em"><strong>{{ r.verdict[0] }}</strong></p>
 {% if r.verdict[1:] %}<ul>{% for sentence in r.verdict[1:] %}<li>{{ sentence }}</li>{% endfor %}</ul>{% endif %}
 <table>
-<thead><tr><th>model</th><th>accuracy</th><th>confidence</th><th>AUROC</th><th>Brier</th><th>ECE</th></tr></thead>
+<thead><tr><th>model</th><th>accuracy</th><th>confidence</th><th>AUROC</th>
+<th>Brier</th><th>NLL</th><th>ECE</th><th>if calibrated</th></tr></thead>
 <tbody>
 {% for name, variant in r.variants.items() %}{% for scorer, parts in variant.scores.items() if scorer in SHORT %}
 <tr><td>{{ name if loop.first }}</td>
 <td>{{ percent_interval(variant.accuracy.all) if loop.first }}</td>
 <td>{{ SHORT[scorer] }}</td><td>{{ with_interval(parts.all.auroc) }}</td>
 <td>{{ figure(parts.all.brier.value) if parts.all.brier }}</td>
-<td>{{ with_interval(parts.all.ece) if parts.all.ece }}</td></tr>
+<td>{{ figure(parts.all.nll.value) if parts.all.nll }}</td>
+<td>{{ with_interval(parts.all.ece) if parts.all.ece }}</td><td>{{ floor(parts.all.ece) if parts.all.ece }}</td></tr>
 {% endfor %}{% endfor %}
 </tbody></table>
+<ul>
+{% for name, variant in r.variants.items() %}{% for line in decisions(variant) %}
+<li>{{ name }}: {{ line }}</li>
+{% endfor %}{% endfor %}
+</ul>
 <p><a href="{{ report }}">{{ report }}</a></p>
 </div>
 """
@@ -32,6 +39,6 @@ _TEMPLATE = """\
 def render_summary(results: Mapping[str, Any], report: str) -> str:
     """What a notebook shows of a run, with a link to the whole report; every text from outside is escaped."""
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    names = ("SHORT", "figure", "percent_interval", "with_interval")
+    names = ("SHORT", "decisions", "figure", "floor", "percent_interval", "with_interval")
     environment.globals |= {name: getattr(words, name) for name in names}
     return environment.from_string(_TEMPLATE).render(r=results, report=report)

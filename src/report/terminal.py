@@ -1,12 +1,12 @@
 """The results as a table on the terminal."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from src.report.words import SHORT, figure, percent_interval, place, subjects, with_interval
+from src.report.words import DISAGREEING, SHORT, decisions, figure, percent_interval, place, subjects, with_interval
 
 MOST_SUBJECTS = 8
 WIDTH = 120  # what the widest table needs
@@ -23,17 +23,69 @@ def print_report(results: Mapping[str, Any], *, console: Console | None = None) 
     for name, variant in results["variants"].items():
         _print_notes(console, name, variant)
         console.print(_scores_table(name, variant))
+        for line in decisions(variant):
+            console.print(f"  {line}", highlight=False)
     if any(variant["tags"] for variant in results["variants"].values()):
         console.print(_tags_table(results["variants"]))
-    console.print("Verdict", style="bold")
-    for sentence in results["verdict"]:
-        console.print(f"  • {sentence}", highlight=False)
+    if results["comparison"] and results["comparison"]["disagreement"]["n"]:
+        console.print(_disagreement_table(results["comparison"]["disagreement"], base="base", tuned="tuned"))
+    _print_verdict(console, results["verdict"])
     seconds = results.get("seconds", {})
     if seconds:
         parts = ", ".join(f"{name} {value:.1f}" for name, value in seconds.items())
         peak = results.get("peak_memory_mb")
         memory = f"; peak memory {peak / 1024:.2f} GB" if peak else ""
         console.print(f"Seconds: {parts}{memory}.", style="dim", highlight=False)
+
+
+def print_comparison(compared: Mapping[str, Any], *, console: Console | None = None) -> None:
+    """Print several models side by side, each against the first, and the verdict (docs/results.md, "Runs compared")."""
+    console = console or Console(width=max(WIDTH, Console().width), markup=False, emoji=False)
+    console.print(f"\nOn the {compared['shared']['n']:,} test questions that all of them answered:", highlight=False)
+    table = _table("", ("model", "accuracy", "AUROC own", "ECE own", "AUROC probe"))
+    for side in compared["sides"]:
+        own, probe = (side["scores"].get(scorer, {}) for scorer in ("own_probability", "probe"))
+        shown = (with_interval(scores[metric]) if scores else "" for scores, metric in
+                 ((own, "auroc"), (own, "ece"), (probe, "auroc")))  # fmt: skip
+        table.add_row(side["label"], percent_interval(side["accuracy"]), *shown)
+    console.print(table)
+    table = _table("differences", ("model", "minus", "confidence", "accuracy", "AUROC", "ECE"), text=3)
+    for one in compared["differences"]:
+        for row, (scorer, found) in enumerate(one["scores"].items()):
+            sides = (one["label"], one["against"]) if not row else ("", "")
+            accuracy = percent_interval(found["accuracy"], signed=True) if not row else ""
+            changes = (with_interval(found[metric], signed=True) for metric in ("auroc", "ece"))
+            table.add_row(*sides, SHORT[scorer], accuracy, *changes)
+    console.print(table)
+    for one in compared["differences"]:
+        if one["disagreement"]["n"]:
+            console.print(_disagreement_table(one["disagreement"], first=one["against"], second=one["label"]))
+    _print_verdict(console, compared["verdict"])
+
+
+def _print_verdict(console: Console, sentences: Sequence[str]) -> None:
+    console.print("Verdict", style="bold")
+    for sentence in sentences:
+        console.print(f"  • {sentence}", highlight=False)
+
+
+def _table(title: str, columns: Sequence[str], *, text: int = 1) -> Table:
+    """`text`: how many of the columns, from the left, hold words."""
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    for number, column in enumerate(columns):
+        table.add_column(column, justify="left" if number < text else "right")
+    return table
+
+
+def _disagreement_table(found: Mapping[str, Any], **models: str) -> Table:
+    """`models`: the names of the two that `found` has numbers of, by its keys."""
+    title = f"AUROC on the {found['n']:,} test questions that only one of the two got right"
+    table = _table(title, ("confidence", *models.values()))
+    for scorer, name in DISAGREEING.items():
+        if any(scorer in found[model] for model in models):
+            cells = (with_interval(found[model][scorer]) if scorer in found[model] else "" for model in models)
+            table.add_row(name, *cells)
+    return table
 
 
 def _print_notes(console: Console, name: str, variant: Mapping[str, Any]) -> None:
@@ -81,12 +133,8 @@ def _cells(score: Mapping[str, Any]) -> list[str]:
 
 
 def _tags_table(variants: Mapping[str, Any]) -> Table:
-    table = Table(title="by tag, on test", title_justify="left", box=None, pad_edge=False)
-    table.add_column("tag")
-    table.add_column("n", justify="right")
-    for name in variants:
-        table.add_column(f"{name} accuracy", justify="right")
-        table.add_column(f"{name} own prob.", justify="right")
+    of_models = (column for name in variants for column in (f"{name} accuracy", f"{name} own prob."))
+    table = _table("by tag, on test", ("tag", "n", *of_models))
     tags = next(iter(variants.values()))["tags"]
     for tag, first in tags.items():
         cells = []

@@ -35,9 +35,36 @@ SHORT = {
     "self_consistency": "self-consistency",
     "shuffled_labels": "shuffled labels",
 }
+# On questions that only one of two models got right.
+DISAGREEING = {
+    "probe": "Probe of its own hidden states",
+    "other_probe": "Probe of the other model's hidden states",
+    "own_probability": "The model's own probability",
+    "text_only": "The question's text alone",
+}
 METRICS = {"auroc": "AUROC", "brier": "Brier", "nll": "NLL", "ece": "ECE"}
+METRIC_NAMES = {
+    "accuracy": "Accuracy",
+    "auroc": "Telling right from wrong (AUROC)",
+    "brier": "Brier score",
+    "nll": "Log loss (NLL, nats)",
+    "ece": "Calibration error (ECE, equal width)",
+    "ece_mass": "Calibration error (ECE, equal mass)",
+    "smooth_ece": "Smooth calibration error",
+    "ks": "Largest cumulative error (KS)",
+    "mcb": "Miscalibration (MCB of Brier)",
+    "dsc": "Discrimination (DSC of Brier)",
+    "auroc_within": "AUROC within subjects",
+    "aurc": "Area under risk-coverage (AURC)",
+    "e_aurc": "AURC above the ideal order (E-AURC)",
+    "prr": "Rejection ratio (PRR)",
+    "accuracy_at_50": "Accuracy of the surest 50 %",
+    "accuracy_at_80": "Accuracy of the surest 80 %",
+    "accuracy_at_90": "Accuracy of the surest 90 %",
+}
 # Which direction is good, for colouring a difference.
-HIGHER_IS_BETTER = {"accuracy": True, "auroc": True, "brier": False, "nll": False, "ece": False}
+HIGHER_IS_BETTER = {"accuracy": True, "auroc": True, "brier": False, "nll": False, "ece": False, "ece_mass": False}
+SMALL_N = 100  # of fewer test questions, a number is mostly chance
 
 Number = Mapping[str, Any]
 
@@ -57,22 +84,29 @@ def percent(value: float | None, *, signed: bool = False) -> str:
     return f"{100 * value:+.1f}%" if signed else f"{100 * value:.1f}%"
 
 
+def bounds(number: Number, *, share: bool = False, signed: bool = False) -> str:
+    """The interval alone: [.940, .966], of a share [53.0, 57.4]; "" where there is none."""
+    if number["value"] is None or number["low"] is None:
+        return ""
+    if share:
+        low, high = (f"{100 * number[end]:+.1f}" if signed else f"{100 * number[end]:.1f}" for end in ("low", "high"))
+    else:
+        low, high = (figure(number[end], signed=signed) for end in ("low", "high"))
+    return f"[{low}, {high}]"
+
+
 def with_interval(number: Number, *, signed: bool = False) -> str:
     """.953 [.940, .966], or "undefined" with the reason."""
     if number["value"] is None:
         return f"undefined ({number['reason']})" if number.get("reason") else "undefined"
-    value = figure(number["value"], signed=signed)
-    if number["low"] is None:
-        return value
-    return f"{value} [{figure(number['low'], signed=signed)}, {figure(number['high'], signed=signed)}]"
+    return f"{figure(number['value'], signed=signed)} {bounds(number, signed=signed)}".rstrip()
 
 
 def percent_interval(number: Number, *, signed: bool = False) -> str:
     """A share with its interval: 55.2% [53.0, 57.4]."""
     if number["value"] is None:
         return with_interval(number)
-    low, high = (f"{100 * number[end]:+.1f}" if signed else f"{100 * number[end]:.1f}" for end in ("low", "high"))
-    return f"{percent(number['value'], signed=signed)} [{low}, {high}]"
+    return f"{percent(number['value'], signed=signed)} {bounds(number, share=True, signed=signed)}".rstrip()
 
 
 def excludes_zero(number: Number) -> bool:
@@ -80,9 +114,33 @@ def excludes_zero(number: Number) -> bool:
     return number["low"] is not None and (number["low"] > 0 or number["high"] < 0)
 
 
+def clear(difference: Number, up: str, down: str, same: str) -> str:
+    """The words for a difference: one of the first two only where its interval excludes zero."""
+    if not excludes_zero(difference):
+        return same
+    return up if difference["value"] > 0 else down
+
+
 def contains(number: Number, value: float) -> bool:
     """Whether the interval holds `value`."""
     return number["low"] is not None and number["low"] <= value <= number["high"]
+
+
+def p_value(value: float | None) -> str:
+    """.031, < .001 or "undefined"."""
+    return "< .001" if value is not None and value < 0.001 else figure(value)
+
+
+def floor(number: Number | None) -> str:
+    """Beside an ECE-like number, what perfect calibration would score: .019 (≤ .027); "" for others."""
+    if not number or number.get("calibrated_mean") is None:
+        return ""
+    return f"{figure(number['calibrated_mean'])} (≤ {figure(number['calibrated_q95'])})"
+
+
+def training(number: Number | None) -> str:
+    """The spread over trainings of the probe: ± .008; "" for what is not trained."""
+    return f"± {figure(number['training_sd'])}" if number and number.get("training_sd") is not None else ""
 
 
 def place(variant: Mapping[str, Any]) -> str:
@@ -90,6 +148,24 @@ def place(variant: Mapping[str, Any]) -> str:
     chosen = variant["selected"]
     tried = {result["position"] for result in variant["layers"]}
     return chosen["layer"] + (f" at {chosen['position']}" if tried != {"last_prompt"} else "")
+
+
+def decisions(variant: Mapping[str, Any]) -> list[str]:
+    """What can be promised where it answers only when sure, and what the probe adds."""
+    lines = []
+    for scorer, promises in variant["selective"].items():
+        kept = [
+            f"{100 * one['risk']:g}% from {figure(one['threshold'])} up "
+            f"({percent(one['test']['coverage']['value'])} answered)"
+            for one in promises
+            if one["threshold"] is not None
+        ]
+        said = f"wrong at most {', '.join(kept)}" if kept else "nothing can be promised"
+        lines += [f"{SHORT[scorer]}: {said}."] if promises else []
+    gain = variant["gain"].get("all")
+    if gain:
+        lines.append(f"The probe adds {with_interval(gain['gain'])} nats a question to the own probability.")
+    return lines
 
 
 def subjects(parts: Iterable[str]) -> list[str]:

@@ -1,0 +1,185 @@
+"""Several finished runs on the questions that they share: quantised or not, one checkpoint or the next."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from src.errors import ConfigError
+from src.evaluation.comparison import Difference, difference, flips
+from src.evaluation.intervals import Scored, calibrated_null, score
+from src.evaluation.resampling import METRICS, question_weights
+from src.pipeline.contrasting import disagreement
+from src.pipeline.folder import ANSWERS, read_results
+from src.pipeline.numbers import honest, number, with_p_values
+from src.pipeline.probing import OWN, PROBE, TEXT
+
+SCHEMA = 1
+_SCORERS = (PROBE, OWN, TEXT)
+_SHOWN = ("auroc", "brier", "nll", "ece")
+_NO_SETTING = {"experiment.name", "extraction.cache_dir"}
+
+
+@dataclass(frozen=True)
+class Side:
+    """One model of one run.
+
+    Attributes:
+        label: tells it from the others.
+        about: what docs/results.md lists of a side, but for the numbers.
+        settings: of the run, as {"data.limit": 7}.
+        rows: question's id -> its row in the columns below, test questions only.
+        group, correct: (n,) of the test questions.
+        confidences: scorer -> (n,), NaN where there is none.
+        bootstrap: how many resamples the run had, and their seed.
+    """
+
+    label: str
+    about: dict[str, Any]
+    settings: dict[str, Any]
+    rows: dict[str, int]
+    group: np.ndarray
+    correct: np.ndarray
+    confidences: dict[str, np.ndarray]
+    bootstrap: tuple[int, int]
+
+
+def compare_runs(folders: Sequence[str | Path]) -> dict[str, Any]:
+    """Every model of every run, on the test questions of them all, and each against the first (docs/results.md).
+
+    A question is the same where its text, choices, answer and subject are. Both models of a run are sides.
+
+    Raises:
+        ConfigError: a folder holds no finished run, there are fewer than two models, or they share no test question.
+    """
+    from src.report import comparison_verdict
+
+    sides = [side for folder in folders for side in _sides(Path(folder), _labels(folders))]
+    if len(sides) < 2:
+        raise ConfigError(f"{len(sides)} model cannot be compared: name another run.")
+    shared = [name for name in sides[0].rows if all(name in side.rows for side in sides)]
+    if not shared:
+        raise ConfigError("These runs share no test question: they asked other questions, or another seed split them.")
+    places = [np.array([side.rows[name] for name in shared]) for side in sides]
+    weights = question_weights(sides[0].group[places[0]], *sides[0].bootstrap)
+    correct = [side.correct[rows] for side, rows in zip(sides, places, strict=True)]
+    confidences = [_there(side, rows) for side, rows in zip(sides, places, strict=True)]
+    scored = [
+        {name: score(p, y, weights) for name, p in said.items()} for said, y in zip(confidences, correct, strict=True)
+    ]
+    changed = _settings_that_differ(sides)
+    found: dict[str, Any] = {
+        "schema": SCHEMA,
+        "shared": {"n": len(shared)},
+        "sides": [
+            side.about | {"settings": {key: side.settings.get(key) for key in changed}} | _numbers(one, said)
+            for side, one, said in zip(sides, scored, confidences, strict=True)
+        ],
+        "differences": [
+            {
+                "label": side.label,
+                "against": sides[0].label,
+                "flips": asdict(flips(correct[0], correct[place])),
+                "scores": change,
+                "disagreement": disagreement(
+                    {"first": correct[0], "second": correct[place]},
+                    {"first": confidences[0], "second": confidences[place]},
+                    weights,
+                ),
+            }
+            for place, (side, change) in enumerate(zip(sides[1:], _changes(scored), strict=True), 1)
+        ],
+    }
+    return found | {"verdict": comparison_verdict(found)}
+
+
+def _labels(folders: Sequence[str | Path]) -> dict[Path, str]:
+    """What to call each run: its name, its folder's, or the whole path, whichever tells them apart."""
+    paths = [Path(folder) for folder in folders]
+    for names in ([str(read_results(path)["name"]) for path in paths], [path.name for path in paths]):
+        if len(set(names)) == len(paths):
+            return dict(zip(paths, names, strict=True))
+    return {path: str(path) for path in paths}
+
+
+def _sides(folder: Path, labels: Mapping[Path, str]) -> list[Side]:
+    from pyarrow import parquet
+
+    results = read_results(folder)
+    if not (folder / ANSWERS).is_file():
+        raise ConfigError(f"{folder} holds no {ANSWERS}, which a comparison reads. Run it again.")
+    table = parquet.read_table(folder / ANSWERS).to_pandas()
+    model, config = results["config"]["model"], results["config"]
+    sides = []
+    for variant in results["variants"]:
+        rows = table[(table["model"] == variant) & (table["split"] == "test")].drop_duplicates("id")
+        label = labels[folder] + (f": {variant}" if len(results["variants"]) > 1 else "")
+        about = {
+            "label": label,
+            "run": str(folder),
+            "name": results["name"],
+            "variant": variant,
+            "model": results["model"]["name"],
+            "adapter": results["model"]["adapter"] if variant == "tuned" else None,
+            "quantization": model["quantization"],
+            "dtype": model["dtype"],
+            "n_test": len(rows),
+        }
+        sides.append(Side(
+            label=label,
+            about=about,
+            settings=_flat(config),
+            rows={name: row for row, name in enumerate(rows["id"])},
+            group=rows["group"].to_numpy(),
+            correct=rows["correct"].to_numpy(dtype=np.float64),
+            confidences={name: rows[name].to_numpy(dtype=np.float64) for name in _SCORERS},
+            bootstrap=(config["evaluation"]["bootstrap"], config["experiment"]["seed"]),
+        ))  # fmt: skip
+    return sides
+
+
+def _there(side: Side, rows: np.ndarray) -> dict[str, np.ndarray]:
+    """The confidences of scorers that have one for each of these rows."""
+    found = {name: p[rows] for name, p in side.confidences.items()}
+    return {name: p for name, p in found.items() if not np.isnan(p).any()}
+
+
+def _numbers(scored: Mapping[str, Scored], confidences: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    estimates = {name: one.estimates() for name, one in scored.items()}
+    scores = {name: {key: number(honest(one[key])) for key in _SHOWN} for name, one in estimates.items()}
+    for name, numbers in scores.items():
+        null = calibrated_null(confidences[name], metrics=["ece"])["ece"]
+        numbers["ece"] |= {"calibrated_mean": null.mean, "calibrated_q95": null.q95}
+    return {"accuracy": number(honest(estimates[OWN]["accuracy"])), "scores": scores}
+
+
+def _changes(scored: Sequence[Mapping[str, Scored]]) -> list[dict[str, dict[str, Any]]]:
+    """Of each side but the first: scorer -> metric -> difference, corrected for the number of sides and metrics."""
+    first, *others = scored
+    result: list[dict[str, dict[str, Any]]] = [{} for _ in others]
+    for scorer in first:
+        having = [place for place, other in enumerate(others) if scorer in other]
+        found: dict[tuple[int, str], Difference] = {}
+        for place in having:
+            found |= {(place, metric): difference(first[scorer], others[place][scorer], metric) for metric in METRICS}
+        corrected = with_p_values(found)
+        for place, metric in product(having, METRICS):
+            result[place].setdefault(scorer, {})[metric] = corrected[place, metric]
+    return result
+
+
+def _settings_that_differ(sides: Sequence[Side]) -> list[str]:
+    keys = {key for side in sides for key in side.settings} - _NO_SETTING
+    return sorted(key for key in keys if len({repr(side.settings.get(key)) for side in sides}) > 1)
+
+
+def _flat(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        f"{section}.{key}": value
+        for section, settings in config.items()
+        if section != "run"
+        for key, value in (settings or {}).items()
+    }

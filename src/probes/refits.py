@@ -1,0 +1,69 @@
+"""The chosen probe fitted again: on shuffled labels, as a control, and on halves of the questions, to see it vary."""
+
+import numpy as np
+from tqdm.auto import tqdm
+
+from src.probes.linear import LinearProbe
+from src.probes.sweep import Part
+
+SHUFFLES = 20
+
+
+def shuffled_predictions(
+    train: Part, val: Part, test_states: np.ndarray, place: int, *, seed: int, shuffles: int = SHUFFLES
+) -> np.ndarray:
+    """What probes say that were trained on labels dealt out at random: (shuffles, n_test).
+
+    A control: with no information in the labels, any AUROC but .5 on the true test labels would come from a
+    leak. One deal alone is a poor control, since a random direction may happen to point the right way.
+    """
+    rng = np.random.default_rng(seed)
+    predictions = []
+    for _ in tqdm(range(shuffles), desc="shuffled labels", unit="probe", disable=None, leave=False):
+        probe = LinearProbe(train.states.shape[2]).fit(
+            train.states[:, place],
+            rng.permutation(train.labels),
+            val.states[:, place],
+            rng.permutation(val.labels),
+        )
+        predictions.append(probe.predict(test_states[:, place]))
+    return np.array(predictions)
+
+
+def half_predictions(
+    train: Part, val: Part, test_states: np.ndarray, place: int, *, seed: int, repeats: int
+) -> np.ndarray:
+    """What probes say that were trained, and whose C was chosen, on random halves of the questions.
+
+    The spread of a metric over them estimates how much it depends on which questions happened to be trained on: half
+    the questions double the variance, and two halves share half of theirs (the delete-half jackknife, Shao and Wu 1989,
+    Annals of Statistics 17). Splitting train and val anew, with nearly all questions in common, shows half of it.
+
+    Args:
+        train, val: as for `sweep_places`.
+        test_states: (n_test, places, d).
+        place: which of the places.
+        seed: of the halves.
+        repeats: how many.
+
+    Returns:
+        (repeats, n_test); fewer rows where a half was left with one class.
+    """
+    rng = np.random.default_rng(seed)
+    train, val = (Part(part.states[:, place, None], part.labels, part.questions) for part in (train, val))
+    predictions = []
+    for _ in tqdm(range(repeats), desc="halves", unit="probe", disable=None, leave=False):
+        half, chosen_on = _half(train, rng), _half(val, rng)
+        if not chosen_on.labels.size or half.labels.min() == half.labels.max():
+            continue
+        probe = LinearProbe(train.states.shape[2])
+        probe.fit(half.states, half.labels, chosen_on.states, chosen_on.labels)
+        predictions.append(probe.predict(test_states[:, place]))
+    return np.array(predictions).reshape(-1, len(test_states))
+
+
+def _half(part: Part, rng: np.random.Generator) -> Part:
+    """Half of the questions, all rows of each."""
+    questions = np.unique(part.questions)
+    kept = rng.permutation(questions)[: (questions.size + 1) // 2]
+    return part.only(np.flatnonzero(np.isin(part.questions, kept)))

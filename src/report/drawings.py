@@ -1,0 +1,62 @@
+"""The figures of a run's report, section by section."""
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+from markupsafe import Markup
+
+from src.report import plots
+from src.report.plots.style import COLORS
+from src.report.svg import svg
+from src.report.words import SHORT, subjects
+
+MOST_SUBJECTS = 60  # that a figure can hold
+_CONFIDENCES = ("own_probability", "probe")
+
+
+def drawings(results: Mapping[str, Any]) -> dict[str, list[Markup]]:
+    """Section of the report -> its figures; what a run does not have is left out."""
+    variants = results["variants"]
+    found = {
+        "knows": [*_layers(variants), *(partial(plots.base_against_tuned, variants, m) for m in ("auroc", "ece"))],
+        "trust": _trust(variants),
+        "sure": [partial(plots.risk_coverage, variants)],
+        "subjects": _subjects(variants),
+    }
+    return {
+        section: [svg(draw, f"{section}-{number}") for number, draw in enumerate(draws)]
+        for section, draws in found.items()
+    }
+
+
+def _layers(variants: Mapping[str, Any]) -> list[partial[Any]]:
+    probed = {name: variant for name, variant in variants.items() if variant["layers"]}
+    maps = [
+        partial(plots.layer_map, variant, label=name)
+        for name, variant in probed.items()
+        if len({result["position"] for result in variant["layers"]}) > 1
+    ]
+    return ([partial(plots.layer_curve, probed)] if probed else []) + maps
+
+
+def _trust(variants: Mapping[str, Any]) -> list[partial[Any]]:
+    """Of each confidence the reliability of all models side by side, and below it the histograms."""
+    draws = []
+    for scorer in _CONFIDENCES:
+        labels = {name: f"{name}: {SHORT[scorer]}" for name, v in variants.items() if scorer in v["reliability"]}
+        for name, label in labels.items():
+            bins, ece = variants[name]["reliability"][scorer], variants[name]["scores"][scorer]["all"]["ece"]
+            draws.append(partial(plots.reliability_diagram, bins, ece, label=label, color=COLORS[name]))
+        for name, label in labels.items():
+            histogram = variants[name]["histogram"][scorer]
+            draws.append(partial(plots.confidence_by_correctness, histogram, label=label))
+    return draws
+
+
+def _subjects(variants: Mapping[str, Any]) -> list[partial[Any]]:
+    names = subjects(next(iter(variants.values()))["accuracy"])
+    if not 0 < len(names) <= MOST_SUBJECTS:
+        return []
+    scorers = [s for s in _CONFIDENCES if any(s in variant["scores"] for variant in variants.values())]
+    return [partial(plots.subject_dots, variants), *(partial(plots.subject_dots, variants, s) for s in scorers)]

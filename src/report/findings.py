@@ -1,0 +1,135 @@
+"""What one model's probe and controls show, in sentences."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from src.report.words import (
+    SHORT,
+    clear,
+    contains,
+    excludes_zero,
+    figure,
+    percent,
+    place,
+    subjects,
+    with_interval,
+)  # fmt: skip
+
+Variant = Mapping[str, Any]
+
+
+def about_probe(variant: Variant, name: str) -> list[str]:
+    """Against the own probability, what it adds to that, and whether something simpler beats both."""
+    if variant["missing"]:
+        return [f"There is no probe of the {name} model ({variant['missing']})."]
+    return _against_own(variant, name) + _gain(variant) + _beaten(variant)
+
+
+def text_and_control(variant: Variant) -> list[str]:
+    """What the text alone tells, and the shuffled labels."""
+    return _text_only(variant) + _control(variant)
+
+
+def _gain(variant: Variant) -> list[str]:
+    if not variant["gain"]:
+        return []
+    gain = variant["gain"]["all"]["gain"]
+    shown = f"{with_interval(gain, signed=True)} nats a question"
+    if excludes_zero(gain) and gain["value"] > 0:
+        return [f"Beside the own probability the probe still adds something: {shown}."]
+    return [f"Beside the own probability the probe adds nothing clear: {shown}."]
+
+
+def _beaten(variant: Variant) -> list[str]:
+    """The best number of the answer itself, where it is clearly better than the probe and better than the own one."""
+    own = variant["scores"]["own_probability"]["all"]["auroc"]["value"]
+    better = {}
+    for advantage, parts in variant["advantages"].items():
+        scorer = advantage.removeprefix("probe_over_")
+        auroc = variant["scores"][scorer]["all"]["auroc"]["value"]
+        corrected = parts["all"]["p_holm"]
+        if (
+            auroc is not None
+            and auroc > own
+            and parts["all"]["value"] < 0
+            and corrected is not None
+            and corrected < 0.05
+        ):
+            better[scorer] = auroc
+    if not better:
+        return []
+    best = max(better, key=lambda scorer: better[scorer])
+    return [f"Better than both is a single number of the answer: {SHORT[best]}, AUROC {figure(better[best])}."]
+
+
+def promised(variant: Variant) -> list[str]:
+    """The strictest promise that can be made, by the scorer that answers most."""
+    kept = [
+        (entry["risk"], -entry["coverage"], scorer, entry)
+        for scorer, entries in variant["selective"].items()
+        for entry in entries
+        if entry["threshold"] is not None
+    ]
+    if not kept:
+        risks = [entry["risk"] for entries in variant["selective"].values() for entry in entries]
+        return [f"No threshold can promise that at most {percent(max(risks))} are wrong."] if risks else []
+    _, _, scorer, entry = min(kept, key=lambda one: one[:2])
+    risk = entry["test"]["risk"]["value"]
+    seen = "no test question is above it" if risk is None else f"{percent(risk)} of those on test are"
+    return [
+        f"Answering only where the {SHORT[scorer]} is at least {figure(entry['threshold'])}, which it is for "
+        f"{percent(entry['test']['coverage']['value'])} of the questions, at most {percent(entry['risk'])} are wrong, "
+        f"with probability {percent(entry['certainty'])}; {seen}."
+    ]
+
+
+def _against_own(variant: Mapping[str, Any], name: str) -> list[str]:
+    if variant["missing"]:
+        return [f"There is no probe of the {name} model ({variant['missing']})."]
+    gain = variant["advantages"]["probe_over_own_probability"]["all"]
+    winner = clear(
+        gain, "better than its own probability does", "less well than its own probability does",
+        "neither clearly better nor worse than its own probability does",
+    )  # fmt: skip
+    probe = variant["scores"]["probe"]["all"]
+    return [
+        f"A probe of the {name} model's hidden states ({place(variant)}) tells right from wrong "
+        f"{winner}: AUROC {figure(probe['auroc']['value'])}, difference {with_interval(gain, signed=True)}; its ECE is "
+        f"{figure(probe['ece']['value'])} (perfect calibration: {figure(probe['ece']['calibrated_mean'])})."
+    ]
+
+
+def _text_only(variant: Mapping[str, Any]) -> list[str]:
+    scores = variant["scores"].get("text_only")
+    if not scores:
+        return []
+    sentence = f"The question's text alone reaches AUROC {with_interval(scores['all']['auroc'])}"
+    blind = [
+        name for name, part in scores.items()
+        if name in subjects(scores) and contains(part["auroc"], 0.5)
+        and (variant["scores"]["probe"][name]["auroc"]["low"] or 0) > 0.5
+    ]  # fmt: skip
+    if blind and len(scores) <= 9:
+        shown = ", ".join(
+            f"{name} (text {figure(scores[name]['auroc']['value'])}, probe "
+            f"{figure(variant['scores']['probe'][name]['auroc']['value'])})"
+            for name in blind
+        )
+        return [
+            f"{sentence}; where it is blind and the probe is not, the probe reads knowledge, not difficulty: {shown}."
+        ]
+    if blind:
+        return [f"{sentence}; in {len(blind)} of {len(subjects(scores))} subjects it is blind and the probe is not."]
+    return [f"{sentence}."]
+
+
+def _control(variant: Mapping[str, Any]) -> list[str]:
+    scores = variant["scores"].get("shuffled_labels")
+    if not scores:
+        return []
+    off = [
+        name for name, part in scores.items() if part["auroc"]["low"] is not None and not contains(part["auroc"], 0.5)
+    ]
+    if off:
+        return [f"Warning: probes trained on shuffled labels differ from .5 on {', '.join(off)}: look for a leak."]
+    return ["Probes trained on shuffled labels score .5 within their interval everywhere, as they must."]

@@ -1,0 +1,91 @@
+"""Where in the model the probe can read whether the answer is right."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.ticker import FixedLocator, FuncFormatter
+
+from src.report.plots.style import COLORS, INK, MARKERS, SMALL, SOFT, axes, finish, legend, plain
+from src.report.words import figure, layer_label
+
+_STYLES = ("-", "--", ":", "-.")
+_SHADES = 32
+_MOST_LABELS = 12  # of layers that fit beside each other
+
+
+def layer_curve(variants: Mapping[str, Mapping[str, Any]], *, ax: Axes | None = None) -> Axes:
+    """AUROC on validation of the probe of each layer: a line for each model and position, the chosen place ringed.
+
+    The band, DeLong's 95 % interval, is drawn at the chosen position only.
+
+    Args:
+        variants: `variants` of results.json; models without a probe are left out.
+        ax: where to draw; None: a new figure.
+    """
+    ax = axes(ax)
+    probed = {name: variant for name, variant in variants.items() if variant["layers"]}
+    for name, variant in probed.items():
+        chosen, color = variant["selected"], COLORS[name]
+        positions = _positions(variant)
+        for number, position in enumerate(positions):
+            at = [result for result in variant["layers"] if result["position"] == position]
+            is_chosen = position == chosen["position"]
+            x, y = range(len(at)), [result["val_auroc"] for result in at]
+            label = name if len(positions) == 1 else f"{name}, {position}"
+            ax.plot(x, y, _STYLES[number % len(_STYLES)], color=color, marker=MARKERS[name] if is_chosen else "",
+                    markersize=3, linewidth=1.5 if is_chosen else 0.9, label=label)  # fmt: skip
+            if is_chosen:
+                low, high = ([result[f"val_auroc_{end}"] for result in at] for end in ("low", "high"))
+                ax.fill_between(x, low, high, color=color, alpha=0.15, linewidth=0)
+                best = [result["layer"] for result in at].index(chosen["layer"])
+                ax.plot([best], [y[best]], "o", markersize=11, markerfacecolor="none", color=color)
+            _name_layers(ax, [result["layer"] for result in at])
+    ax.axhline(0.5, color=SOFT, linestyle="--", linewidth=1)
+    ax.set(xlabel="layer", ylabel="AUROC on validation")
+    legend(ax)
+    return finish(ax, "How well a probe of each layer knows\n(ring: chosen, by validation loss)")
+
+
+def layer_map(variant: Mapping[str, Any], *, label: str, ax: Axes | None = None) -> Axes:
+    """AUROC on validation for each layer and position as a heat map, the chosen place framed.
+
+    Args:
+        variant: `variants.<model>` with a probe.
+        label: the model's name.
+        ax: where to draw; None: a new figure.
+    """
+    positions = _positions(variant)
+    layers = list(dict.fromkeys(result["layer"] for result in variant["layers"]))
+    grid = np.full((len(positions), len(layers)), np.nan)
+    for result in variant["layers"]:
+        grid[positions.index(result["position"]), layers.index(result["layer"])] = result["val_auroc"]
+    ax = axes(ax, (3.9, 1.5 + 0.3 * len(positions)))
+    # One hue from dark to light: read alike in grey.
+    mesh = ax.pcolormesh(grid, cmap=matplotlib.colormaps["cividis"].resampled(_SHADES))
+    chosen = variant["selected"]
+    x, y = layers.index(chosen["layer"]), positions.index(chosen["position"])
+    ax.plot([x, x + 1, x + 1, x, x], [y, y, y + 1, y + 1, y], color="#ffffff", linewidth=3)
+    ax.plot([x, x + 1, x + 1, x, x], [y, y, y + 1, y + 1, y], color="#d55e00", linewidth=1.5)
+    _name_layers(ax, layers, at=0.5)
+    ax.set_yticks(np.arange(len(positions)) + 0.5, [plain(position) for position in positions])
+    ax.invert_yaxis()
+    ax.set_xlabel("layer")
+    colorbar = ax.get_figure(root=True).colorbar(mesh, ax=ax, format=lambda value, _: figure(value, digits=2))  # pyright: ignore[reportOptionalMemberAccess]
+    colorbar.ax.tick_params(labelsize=SMALL)
+    colorbar.solids.set(rasterized=False, edgecolor="face")  # pyright: ignore[reportOptionalMemberAccess]
+    colorbar.outline.set_edgecolor(INK)  # pyright: ignore[reportCallIssue]
+    return finish(ax, f"{plain(label)}: AUROC on validation\n(frame: chosen)")
+
+
+def _positions(variant: Mapping[str, Any]) -> list[str]:
+    return list(dict.fromkeys(result["position"] for result in variant["layers"]))
+
+
+def _name_layers(ax: Axes, layers: list[str], *, at: float = 0.0) -> None:
+    """Names below the layers, as many as fit."""
+    step = -(-len(layers) // _MOST_LABELS)
+    ax.xaxis.set_major_locator(FixedLocator([place + at for place in range(0, len(layers), step)]))
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda place, _: layer_label(layers[int(place)])))

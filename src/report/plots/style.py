@@ -1,0 +1,63 @@
+"""What all figures share: colours, markers, and names from outside made harmless."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+# Okabe and Ito's hues, the blue darkened so that the two also differ in grey; markers and line styles differ too.
+COLORS = {"base": "#004c7f", "tuned": "#d55e00"}
+MARKERS = {"base": "o", "tuned": "s"}
+RIGHT, WRONG = "#009e73", "#cc79a7"
+INK, SOFT = "#000000", "#808080"
+SMALL = 8
+LONGEST_NAME = 28
+
+Number = Mapping[str, Any]
+
+
+def axes(ax: Axes | None, size: tuple[float, float] = (3.9, 3.2)) -> Axes:
+    """The axes given, or those of a new figure of this size in inches that no window knows."""
+    return ax if ax is not None else Figure(figsize=size, layout="constrained").subplots()
+
+
+def plain(text: str) -> str:
+    """A name from outside as one short line: no control characters, and no dollar sign that starts a formula."""
+    shown = "".join(c if c.isprintable() else " " for c in text)
+    shown = shown if len(shown) <= LONGEST_NAME else shown[: LONGEST_NAME - 1] + "…"
+    return shown.replace("$", r"\$")
+
+
+def has_value(number: Number | None) -> bool:
+    """Whether a number can be drawn with its interval."""
+    return bool(number) and number["value"] is not None and number["low"] is not None
+
+
+def name_rows(ax: Axes, names: Sequence[str]) -> None:
+    """A name for each row, the first on top."""
+    ax.set_yticks(range(len(names)), [plain(name) for name in names])
+    ax.set_ylim(len(names) - 0.4, -0.6)
+    ax.grid(axis="y", alpha=0.25)
+
+
+def finish(ax: Axes, title: str) -> Axes:
+    """The title, small tick labels, and no frame above and at the right."""
+    ax.set_title(title, fontsize=9)
+    ax.tick_params(labelsize=SMALL)
+    ax.xaxis.label.set_fontsize(SMALL)
+    ax.yaxis.label.set_fontsize(SMALL)
+    ax.spines[["top", "right"]].set_visible(False)
+    return ax
+
+
+def legend(ax: Axes) -> None:
+    """A legend below a figure of our own, where it hides nothing; inside axes that were given."""
+    handles, labels = ax.get_legend_handles_labels()
+    figure = ax.get_figure(root=True)
+    if not handles or figure is None:
+        return
+    if figure.axes == [ax] and figure.get_constrained_layout():
+        figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False, fontsize=SMALL)
+    else:
+        ax.legend(frameon=False, fontsize=SMALL)

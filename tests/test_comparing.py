@@ -1,0 +1,102 @@
+"""Finished runs against each other: on the questions that they share, paired, and corrected for their number."""
+
+import json
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from pyarrow import parquet
+
+from src.errors import ConfigError
+from src.pipeline import compare_runs
+
+METRICS = {"accuracy", "auroc", "brier", "nll", "ece", "ece_mass"}
+SETTINGS = {
+    "experiment": {"name": "toy", "seed": 1}, "model": {"name": "toy", "quantization": None, "dtype": "auto"},
+    "evaluation": {"bootstrap": 300}, "data": {"limit": None},
+}  # fmt: skip
+
+
+def finished_run(folder, *, seed, asked=range(400), accuracy=0.6, name="toy", probe=True, **model):
+    """A run of one model, which is right at random about some of 1,000 questions, and mostly knows it."""
+    folder.mkdir()
+    rng = np.random.default_rng(seed)
+    knows = np.random.default_rng(0).random(1000)  # what is hard is hard for all
+    correct = (knows + 0.3 * rng.standard_normal(1000) > 1 - accuracy)[list(asked)]
+    said = (correct + rng.random(len(correct))) / 2
+    rows = {
+        "model": ["base"] * len(correct),
+        "id": [f"question {n}" for n in asked],
+        "split": ["test" if n % 4 else "train" for n in asked],
+        "group": list(asked),
+        "correct": correct,
+        "own_probability": said,
+        "probe": [value if probe else None for value in said**2],
+        "text_only": [0.5] * len(correct),
+    }
+    parquet.write_table(pa.table(rows), folder / "answers.parquet")
+    config = SETTINGS | {"model": SETTINGS["model"] | model, "experiment": {"name": name, "seed": 1}}
+    results = {"schema": 3, "name": name, "config": config, "model": {"name": "toy", "adapter": None}, "data": {},
+               "variants": {"base": {}}, "verdict": []}  # fmt: skip
+    (folder / "results.json").write_text(json.dumps(results))
+    return folder
+
+
+def test_a_run_does_not_differ_from_itself(tmp_path):
+    one, copy = (finished_run(tmp_path / name, seed=1) for name in "ab")
+    found = compare_runs([one, copy])
+    assert [side["label"] for side in found["sides"]] == ["a", "b"]
+    change = found["differences"][0]
+    assert (change["flips"]["gained"], change["flips"]["lost"]) == (0, 0)
+    for metrics in change["scores"].values():
+        assert set(metrics) == METRICS
+        assert all(number["value"] == 0 and number["p_holm"] == 1 for number in metrics.values())
+    assert change["disagreement"]["n"] == 0
+    assert "no clear difference" in found["verdict"][0]
+
+
+def test_only_test_questions_of_all_runs_count(tmp_path):
+    first = finished_run(tmp_path / "a", seed=1, asked=range(400))
+    second = finished_run(tmp_path / "b", seed=2, asked=range(200, 600))
+    found = compare_runs([first, second])
+    shared = [n for n in range(200, 400) if n % 4]
+    assert found["shared"]["n"] == len(shared)
+    assert found["sides"][0]["n_test"] == 300
+    table = parquet.read_table(first / "answers.parquet").to_pydict()
+    right = [y for n, y in zip(table["group"], table["correct"], strict=True) if n in shared]
+    assert found["sides"][0]["accuracy"]["value"] == pytest.approx(np.mean(right))
+
+
+def test_what_differs_is_found_named_and_corrected_for_the_number_of_runs(tmp_path):
+    folders = [finished_run(tmp_path / "a", seed=1, accuracy=0.5, name="full")]
+    folders += [finished_run(tmp_path / "b", seed=2, accuracy=0.8, name="better", quantization="8bit")]
+    alone = compare_runs(folders)["differences"][0]["scores"]["own_probability"]
+    folders += [finished_run(tmp_path / f"c{n}", seed=3 + n, accuracy=0.5, name=f"same {n}") for n in range(3)]
+    found = compare_runs(folders)
+    better = found["differences"][0]["scores"]["own_probability"]
+    assert better["accuracy"]["value"] > 0.15
+    assert better["accuracy"]["p"] == alone["accuracy"]["p"]
+    assert better["accuracy"]["p_holm"] > alone["accuracy"]["p_holm"]
+    assert found["sides"][1]["settings"] == {"model.quantization": "8bit"}
+    assert "better against full: accuracy +" in found["verdict"][0]
+
+
+def test_a_scorer_that_some_run_lacks_is_left_out_there_only(tmp_path):
+    folders = [finished_run(tmp_path / name, seed=n, probe=name != "b") for n, name in enumerate("abc")]
+    found = compare_runs(folders)
+    assert ["probe" in side["scores"] for side in found["sides"]] == [True, False, True]
+    assert ["probe" in change["scores"] for change in found["differences"]] == [False, True]
+
+
+def test_what_cannot_be_compared_is_said(tmp_path):
+    one, other = (finished_run(tmp_path / name, seed=1, asked=asked) for name, asked in
+                  (("a", range(100)), ("b", range(500, 600))))  # fmt: skip
+    with pytest.raises(ConfigError, match="share no test question"):
+        compare_runs([one, other])
+    with pytest.raises(ConfigError, match="1 model cannot be compared: name another run"):
+        compare_runs([one])
+    (other / "answers.parquet").unlink()
+    with pytest.raises(ConfigError, match=r"holds no answers.parquet"):
+        compare_runs([one, other])
+    with pytest.raises(ConfigError, match=r"holds no results.json"):
+        compare_runs([one, tmp_path])

@@ -1,0 +1,283 @@
+"""How results look: whole from partial data, escaped, small, the same bytes twice, told apart without colour."""
+
+import copy
+import io
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from src.report import plots, print_comparison, print_report, render_comparison, render_html, render_summary, words
+from src.report.plots.style import COLORS, MARKERS, axes, finish, plain
+from src.report.svg import svg
+from tests.report_examples import example_comparison, example_results, number, undefined
+
+HOSTILE = '<script>alert("1")</script>" onload="alert(1) $\\frac{$ \x00 \u202e 中文'
+
+
+@pytest.fixture(scope="module")
+def results():
+    return example_results(subjects=3, n_test=240, layers=2, positions=("last_prompt", "last_answer"))
+
+
+@pytest.fixture(scope="module")
+def page(results):
+    return render_html(results)
+
+
+def points(line):
+    """(n, 2) where a line goes."""
+    return np.asarray(line.get_xydata())
+
+
+def printed(show, content):
+    text = io.StringIO()
+    show(content, console=Console(file=text, width=120, markup=False, emoji=False))
+    return text.getvalue()
+
+
+def parsed(page):
+    """The names of all tags and of all attributes of a page, as a browser would find them."""
+    tags, attributes = [], []
+
+    class Finder(HTMLParser):
+        def handle_starttag(self, tag, attrs):
+            tags.append(tag)
+            attributes.extend(name for name, _ in attrs)
+
+    Finder().feed(page)
+    return tags, attributes
+
+
+PARTIAL = {
+    "no adapter": {"tuned": False},
+    "no probe": {"probe": False},
+    "no subjects": {"subjects": 1},
+    "one class": {"one_class": True},
+    "one class, no adapter, no subjects": {"one_class": True, "tuned": False, "subjects": 0},
+}
+
+
+@pytest.mark.parametrize("missing", PARTIAL)
+def test_the_report_is_whole_whatever_a_run_does_not_have(missing):
+    results = example_results(n_test=90, layers=2, **PARTIAL[missing])
+    page = render_html(results)
+    sections = re.findall(r'<section id="(\w+)"', page)
+    assert sections == re.findall(r'href="#(\w+)">', page)[1:]  # the first is the skip link
+    assert ("change" in sections) == bool(results["comparison"])
+    assert ("subjects" in sections) == (len(results["data"]["subjects"]) > 1)
+    assert results["variants"]["base"]["missing"] in page
+    assert "None" not in re.sub(r"<[^>]*>", " ", page)
+    assert "nan" not in re.findall(r"[\w.]+", re.sub(r"<[^>]*>", " ", page))
+    print_report(results, console=Console(file=io.StringIO(), width=120))
+    assert render_summary(results, "report.html")
+
+
+def test_what_is_undefined_is_said_with_its_reason_and_sorts_last():
+    page = render_html(example_results(n_test=90, one_class=True))
+    assert 'data-v="">undefined <small>(one class: every answer is right)</small>' in page
+
+
+def test_texts_from_outside_are_escaped_wherever_they_stand():
+    hostile = example_results(n_test=60, layers=1, subjects=2, tuned=False, text=HOSTILE, name=HOSTILE)
+    for page in (
+        render_html(hostile),
+        render_summary(hostile, HOSTILE),
+        render_comparison(example_comparison(HOSTILE)),
+    ):
+        assert "alert(" in page
+        assert "<script>alert" not in page
+        tags, attributes = parsed(page)
+        assert tags.count("script") == tags.count("html")  # the page's own
+        assert not [name for name in attributes if name.startswith("on")]
+
+
+def test_nothing_in_the_page_points_outside(page):
+    addresses = re.findall(r'(?:href|src|action|xmlns)="([^"]*)"', page)
+    assert all(address.startswith("#") for address in addresses)
+    assert "//" not in re.sub(r"<script>.*?</script>", "", page, flags=re.DOTALL).replace("/* ", "")
+    assert "url(http" not in page
+    assert "@import" not in page
+
+
+def test_the_page_allows_only_the_script_that_it_holds(page):
+    import base64
+    import hashlib
+
+    (script,) = re.findall(r"<script>(.*?)</script>", page, flags=re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}'" in page.replace("&#39;", "'")
+    assert "default-src 'none'" in page
+    assert " onclick" not in page
+
+
+def test_equal_results_give_equal_bytes_and_the_results_are_left_alone():
+    results = example_results(n_test=60, layers=1, tuned=False, subjects=2)
+    before = copy.deepcopy(results)
+    assert render_html(results) == render_html(before)
+    assert results == before
+    assert render_comparison(example_comparison()) == render_comparison(example_comparison())
+
+
+@pytest.mark.slow
+def test_the_report_of_all_of_mmlu_is_under_two_megabytes():
+    positions = ("last_prompt", "first_answer", "last_answer")
+    results = example_results(subjects=57, n_test=14_042, layers=32, positions=positions)
+    assert len(render_html(results).encode()) < 2_000_000
+
+
+def test_every_figure_is_drawn_on_the_axes_given(results):
+    from matplotlib.figure import Figure
+
+    variants, base = results["variants"], results["variants"]["base"]
+    draws = [
+        lambda ax: plots.reliability_diagram(base["reliability"]["probe"], number(0.1), label="x", ax=ax),
+        lambda ax: plots.confidence_by_correctness(base["histogram"]["probe"], label="x", ax=ax),
+        lambda ax: plots.layer_curve(variants, ax=ax),
+        lambda ax: plots.layer_map(base, label="x", ax=ax),
+        lambda ax: plots.risk_coverage(variants, ax=ax),
+        lambda ax: plots.base_against_tuned(variants, "brier", ax=ax),
+        lambda ax: plots.subject_dots(variants, "probe", ax=ax),
+        lambda ax: plots.subject_dots(variants, ax=ax),
+        lambda ax: plots.sides(example_comparison()["sides"], "ece", ax=ax),
+    ]
+    for draw in draws:
+        ax = Figure().subplots()
+        assert draw(ax) is ax
+        assert ax.get_title()
+
+
+def test_a_figure_shows_the_numbers_of_the_results(results):
+    bins = results["variants"]["tuned"]["reliability"]["probe"]
+    ax = plots.reliability_diagram(bins, {"value": 0.1234, "calibrated_mean": 0.02}, label="tuned: probe")
+    assert ax.get_title() == "tuned: probe\nECE .123 (perfectly calibrated: .020)"
+    np.testing.assert_allclose(points(ax.lines[-1]), [(b["confidence"], b["accuracy"]) for b in bins])
+    heights = np.array([bar.get_height() for bar in ax.containers[0]])
+    np.testing.assert_allclose(heights / heights.max(), np.array([b["n"] for b in bins]) / max(b["n"] for b in bins))
+
+
+def test_a_subject_of_few_questions_is_hollow(results):
+    few = copy.deepcopy(results["variants"]["base"])
+    few["accuracy"]["subject 1"]["n"] = 99
+    few["accuracy"]["subject 2"]["n"] = few["accuracy"]["subject 0"]["n"] = 100
+    ax = plots.subject_dots({"base": few})
+    hollow = [line for line in ax.lines if line.get_markerfacecolor() == "white"]
+    assert [len(points(line)) for line in hollow] == [1]
+    assert points(hollow[0])[0][0] == few["accuracy"]["subject 1"]["value"]
+
+
+def test_only_promises_that_could_be_made_are_marked(results):
+    variants = {"base": copy.deepcopy(results["variants"]["base"])}
+    for promises in variants["base"]["selective"].values():
+        for promise in promises:
+            promise.update(threshold=None, test=None)
+    unmarked = plots.risk_coverage(variants)
+    assert not any(line.get_marker() == MARKERS["base"] for line in unmarked.lines)
+    kept = {"coverage": number(0.4), "risk": number(0.03)}
+    variants["base"]["selective"]["probe"][0].update(threshold=0.9, test=kept)
+    (mark,) = [line for line in plots.risk_coverage(variants).lines if line.get_marker() == MARKERS["base"]]
+    assert points(mark).tolist() == [[0.4, 0.03]]
+
+
+def test_what_is_undefined_is_not_drawn(results):
+    def dots():
+        lines = plots.base_against_tuned({"base": variant}).lines
+        return sum(len(points(line)) for line in lines if line.get_marker() == MARKERS["base"])
+
+    variant = copy.deepcopy(results["variants"]["base"])
+    whole = dots()
+    variant["scores"]["probe"]["all"]["auroc"] = undefined()
+    assert dots() == whole - 1
+
+
+def test_scripts_that_our_own_font_lacks_are_drawn_without_a_warning():
+    assert "中文" in svg(lambda: finish(axes(None), "中文"), "a")
+
+
+def test_base_and_tuned_differ_in_grey_and_in_shape():
+    def lightness(color):
+        channels = [int(color[place : place + 2], 16) / 255 for place in (1, 3, 5)]
+        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+        return 116 * np.cbrt(np.dot([0.2126, 0.7152, 0.0722], linear)) - 16
+
+    assert abs(lightness(COLORS["base"]) - lightness(COLORS["tuned"])) > 20
+    assert MARKERS["base"] != MARKERS["tuned"]
+
+
+def test_colours_of_a_figure_are_those_of_the_page(results):
+    drawn = svg(lambda: plots.subject_dots(results["variants"]), "a")
+    assert "var(--base)" in drawn
+    assert "currentColor" in drawn
+    assert "#000000" not in drawn
+    assert COLORS["base"] not in drawn
+
+
+def test_two_figures_of_a_page_share_no_id(results):
+    def draw():
+        return plots.confidence_by_correctness(results["variants"]["base"]["histogram"]["probe"], label="x")
+
+    first, second = (set(re.findall(r'\bid="([^"]+)"', svg(draw, key))) for key in ("a", "b"))
+    assert first
+    assert not first & second
+    text = svg(draw, "a")
+    pointed_at = set(re.findall(r'url\(#([^)]+)\)|href="#([^"]+)"', text))
+    assert {one or other for one, other in pointed_at} == first
+
+
+def test_a_picture_inside_a_figure_stays_what_it_is():
+    def draw():
+        ax = axes(None)
+        ax.imshow([[0, 1], [1, 0]])
+        return finish(ax, "pixels")
+
+    assert 'href="data:image/png;base64,' in svg(draw, "a")
+
+
+def test_a_name_from_outside_is_one_short_line_without_formulas():
+    assert plain("a\nb\x00c") == "a b c"
+    assert plain("costs $5 and $6") == r"costs \$5 and \$6"
+    assert len(plain("x" * 500)) == 28
+    drawn = svg(lambda: finish(axes(None), plain(r"$\frac{ <b>")), "a")
+    assert 'aria-label="$\\frac{ &lt;b&gt;"' in drawn
+
+
+def test_the_terminal_says_what_can_be_promised_what_is_gained_and_where_models_differ(results):
+    told = copy.deepcopy(results)
+    base = told["variants"]["base"]
+    kept = {"threshold": 0.9, "risk": 0.05, "test": {"coverage": number(0.25)}}
+    base["selective"] = {"own_probability": [kept], "probe": [{"threshold": None, "risk": 0.05, "test": None}]}
+    base["gain"] = {"all": {"own_nll": 0.5, "both_nll": 0.4, "gain": {"value": 0.1, "low": 0.05, "high": 0.15}}}
+    shown = printed(print_report, told)
+    assert "own probability: wrong at most 5% from .900 up (25.0% answered)." in shown
+    assert "probe: nothing can be promised." in shown
+    assert "The probe adds .100 [.050, .150] nats" in shown
+    assert "130 test questions that only one of the two got right" in shown
+    assert "The probe adds .100 [.050, .150] nats" in render_summary(told, "report.html")
+
+
+def test_runs_compared_show_every_model_and_what_differs():
+    shown = printed(print_comparison, example_comparison())
+    page = render_comparison(example_comparison())
+    for text in ("They differ.", "Somewhat.", "two", "+.030"):
+        assert text in shown
+        assert text in page
+    assert "data.limit: 7" in page
+    assert page.count("two minus one") == 2  # the caption and its label
+    assert max(map(len, shown.splitlines())) <= 120
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [(0.2, ".200"), (0.005, ".005"), (0.0004, "< .001"), (None, "undefined"), (1.0, "1.000")],
+)
+def test_p_values_read_as_in_papers(value, told):
+    assert words.p_value(value) == told
+
+
+def test_an_interval_is_written_only_where_there_is_one():
+    assert words.bounds(number(0.5, 4)) == "[.010, .990]"
+    assert words.bounds(number(0.5, 4), share=True, signed=True) == "[+1.0, +99.0]"
+    assert words.bounds(undefined()) == ""
+    assert words.with_interval({"value": 0.5, "low": None, "high": None, "reason": "no spread"}) == ".500"
