@@ -12,16 +12,14 @@ def plan(
     labels: Annotated[int | None, typer.Option(metavar="N", help="So many marked questions.")] = None,
     difference: Annotated[float | None, typer.Option(metavar="D", help="Or a difference, such as .03.")] = None,
     metric: Annotated[Literal["accuracy", "auroc", "brier", "ece", "all"], typer.Option(help="Of what.")] = "all",
-    accuracy: Annotated[float | None, typer.Option(help="Of the base model.", show_default="0.6")] = None,
+    accuracy: Annotated[float | None, typer.Option(help="Of the base model. Default: .6.")] = None,
     auroc: Annotated[
-        float | None, typer.Option(help="How well its confidence tells right from wrong.", show_default="0.75")
+        float | None, typer.Option(help="How well its confidence tells right from wrong. Default: .75.")
     ] = None,
-    ece: Annotated[
-        float | None, typer.Option(help="The calibration error of its confidence.", show_default="0.05")
-    ] = None,
+    ece: Annotated[float | None, typer.Option(help="The calibration error of its confidence. Default: .05.")] = None,
     changed: Annotated[
         float | None,
-        typer.Option(help="The share of questions that only one of base and tuned gets right.", show_default="0.15"),
+        typer.Option(help="The share of questions that only one of base and tuned gets right. Default: .15."),
     ] = None,
     run: Annotated[
         Path | None, typer.Option("--run", metavar="RUN", help="Take these four from a finished run's results.")

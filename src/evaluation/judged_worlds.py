@@ -102,10 +102,8 @@ def _auroc_terms(answers: Answers) -> np.ndarray:
         losing = 1 - np.cumsum(right, axis=-1) / n_right  # of a wrong row: the share of right ones above it
         auroc = (beaten * right).sum(axis=-1, keepdims=True) / n_right
         terms = auroc + np.where(right == 1, (beaten - auroc) * n / n_right, (losing - auroc) * n / (n - n_right))
-    # A class that is not there leaves its rows, and so some term, without a value or none at all.
-    ranked = np.where((n_right > 0) & (n_right < n), terms, np.nan)
-    found = np.empty_like(ranked)
-    np.put_along_axis(found, order, ranked, axis=-1)
+    found = np.empty_like(terms)
+    np.put_along_axis(found, order, terms, axis=-1)
     return found
 
 

@@ -56,9 +56,9 @@ def label_sentences(plan: Plain) -> list[str]:
 def _missed(name: str, one: Plain, plan: Plain) -> str:
     largest = _size(name, {"difference": one["largest"]})
     if plan["labels"] is not None:
-        return f"No change in {_NAMES[name]} is shown: even the largest there can be ({largest}) is too small."
+        return f"No {_way(name)} in {_NAMES[name]} is shown: even the largest there can be ({largest}) is too small."
     if plan["difference"] > one["largest"]:
-        return f"{_NAMES[name]} cannot change by {_size(name, plan)}: {largest} is the largest change there can be."
+        return f"{_NAMES[name]} cannot {_way(name)} by {_size(name, plan)} here: {largest} is the most there can be."
     return f"For {_NAMES[name]}, even 10 million labels are too few."
 
 
@@ -79,6 +79,10 @@ def _cells(name: str, one: Plain) -> list[str]:
         return [show(one["before"]), "none", "none", *counts]
     change = one["after"] - one["before"]
     return [show(one["before"]), show(one["after"]), show(change, signed=True), *counts]
+
+
+def _way(name: str) -> str:
+    return "fall" if name == "brier" else "rise"
 
 
 def _size(name: str, one: Plain) -> str:
