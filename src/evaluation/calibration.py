@@ -261,7 +261,7 @@ class CalibrationMetrics:
             "aurc": aurc,
             "e_aurc": aurc - ideal,
             "prr": float("nan") if self.ranked.one_class else (random - aurc) / (random - ideal),
-            **{f"accuracy_at_{coverage:g}": self.accuracy_at(coverage) for coverage in (0.5, 0.8, 0.9)},
+            **{f"accuracy_at_{share}": self.accuracy_at(share / 100) for share in (50, 80, 90)},
             **asdict(self.corp()),
         }
 

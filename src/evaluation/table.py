@@ -17,7 +17,7 @@ _ROWS = {
     "mcb": "miscalibration (of Brier)",
     "dsc": "discrimination (of Brier)",
     "aurc": "AURC",
-    "accuracy_at_0.8": "right answers among the 80 % most confident",
+    "accuracy_at_80": "right answers among the 80 % most confident",
 }
 
 
