@@ -88,9 +88,10 @@ class Runs:
     def shown(self, n, runs, resamples=300, seed=11):
         """The share of runs with n test questions in which the library shows the difference."""
         rng = np.random.default_rng(seed)
-        weights = question_weights(np.arange(n), resamples, seed)
         found = 0
-        for _ in range(runs):
+        for run in range(runs):
+            # Of its own: shared by all runs, the error of its quantiles would be one error of them all.
+            weights = question_weights(np.arange(n), resamples, seed + run)
             (p, y), (q, z) = self.answers(rng.standard_normal((4, n)), self.alike)
             if self.metric == "accuracy":
                 change = flips(y, z)
@@ -302,8 +303,8 @@ class TestLabels:
         assert "--labels 2000" in capsys.readouterr().err
 
 
-# Few runs where a run has many questions; where nothing can be shown there is nothing to compare.
-CELLS = [(WORLDS[0], 100, 1000), (WORLDS[2], 300, 1000), (WORLDS[1], 1000, 400), (WORLDS[0], 4000, 100)]
+# Fewer runs where a run has many questions; where nothing can be shown there is nothing to compare.
+CELLS = [(WORLDS[0], 100, 1000), (WORLDS[2], 300, 1000), (WORLDS[1], 1000, 1000), (WORLDS[0], 4000, 500)]
 
 
 @pytest.mark.slow

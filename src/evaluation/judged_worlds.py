@@ -11,7 +11,8 @@ from src.evaluation.resampling import question_weights
 from src.evaluation.worlds import Answers, World
 
 _RESAMPLES = 500
-_MOST_ROWS = 500  # more rows than these are not drawn: sums over them are normal
+_SHARING = 30  # runs that are judged by the same resamples
+_MOST_ROWS = 1000  # more rows than these are not drawn: sums over them are normal
 _POPULATION = 200_000  # rows that show the spread of these sums
 _AT_ONCE = 1_000_000  # numbers held of a batch of runs (float64): 8 MB
 
@@ -68,10 +69,10 @@ def lower_ends(judged: Judged, n: int, runs: int, seed: int) -> np.ndarray:
 def _by_rows(judged: Judged, n: int, runs: int, rng: np.random.Generator, seed: int) -> Iterator[np.ndarray]:
     """The means (resamples, batch, k) of batches of runs, whose questions are drawn one by one.
 
-    All runs share the resamples: what these take and leave is unrelated to what a run drew.
+    Few runs share resamples: all would be off together by what the quantile of so many is off, some 3 points of power.
     """
-    weights = question_weights(np.arange(n), _RESAMPLES, seed) / n
-    for batch in _batches(runs, n * judged.width):
+    for number, batch in enumerate(_batches(runs, n * judged.width, most=_SHARING)):
+        weights = question_weights(np.arange(n), _RESAMPLES, seed + number) / n
         columns = judged.columns(*judged.world.draw((batch, n), rng))
         yield (weights @ columns.transpose(1, 0, 2).reshape(n, -1)).reshape(_RESAMPLES, batch, -1)
 
@@ -86,8 +87,8 @@ def _by_sums(judged: Judged, n: int, runs: int, rng: np.random.Generator) -> Ite
         yield means + rng.standard_normal((_RESAMPLES, batch, judged.width)) @ spread
 
 
-def _batches(runs: int, size: int) -> Iterator[int]:
-    most = max(1, _AT_ONCE // size)
+def _batches(runs: int, size: int, most: int = 3000) -> Iterator[int]:
+    most = max(1, min(most, _AT_ONCE // size))
     for start in range(0, runs, most):
         yield min(most, runs - start)
 
