@@ -137,6 +137,7 @@ def _variant(*, rng, names, of_subject, text, layers, positions, probe, rate) ->
         "layers": swept,
         "selected": {key: best[key] for key in ("position", "layer", "C")} if best else None,
         "tags": {"rare": {"n": 40, "accuracy": number(0.6, 40), "mean_own_probability": 0.7}},
+        "splits": {"train": 300, "val": 100, "calibration": 100, "test": len(right)},
         "missing": "" if probe else "one class: every training answer is right",
     }  # fmt: skip
 

@@ -13,7 +13,7 @@ from src.pipeline import compare_runs
 METRICS = {"accuracy", "auroc", "brier", "nll", "ece", "ece_mass"}
 SETTINGS = {
     "experiment": {"name": "toy", "seed": 1}, "model": {"name": "toy", "quantization": None, "dtype": "auto"},
-    "evaluation": {"bootstrap": 300}, "data": {"limit": None},
+    "evaluation": {"bootstrap": 300, "bins": 15}, "data": {"limit": None},
 }  # fmt: skip
 
 
@@ -27,7 +27,7 @@ def finished_run(folder, *, seed, asked=range(400), accuracy=0.6, name="toy", pr
     rows = {
         "model": ["base"] * len(correct),
         "id": [f"question {n}" for n in asked],
-        "split": ["test" if n % 4 else "train" for n in asked],
+        "judged": [bool(n % 4) for n in asked],
         "group": list(asked),
         "correct": correct,
         "own_probability": said,
@@ -79,6 +79,16 @@ def test_what_differs_is_found_named_and_corrected_for_the_number_of_runs(tmp_pa
     assert better["accuracy"]["p_holm"] > alone["accuracy"]["p_holm"]
     assert found["sides"][1]["settings"] == {"model.quantization": "8bit"}
     assert "better against full: accuracy +" in found["verdict"][0]
+
+
+def test_accuracy_is_tested_by_mcnemar_and_ece_beyond_what_perfect_models_differ_by(tmp_path):
+    folders = [finished_run(tmp_path / name, seed=n, accuracy=0.5 + n / 10) for n, name in enumerate("ab")]
+    found = compare_runs(folders)
+    change, sides = found["differences"][0], found["sides"]
+    own = change["scores"]["own_probability"]
+    assert own["accuracy"]["p"] == change["flips"]["p_value"]
+    floors = [side["scores"]["own_probability"]["ece"]["calibrated_mean"] for side in sides]
+    assert own["ece"]["excess"]["value"] == pytest.approx(own["ece"]["value"] - (floors[1] - floors[0]))
 
 
 def test_a_scorer_that_some_run_lacks_is_left_out_there_only(tmp_path):

@@ -7,16 +7,18 @@ from src.config import EvaluationConfig
 from src.data.example import Example
 from src.data.splits import Splits
 from src.evaluation import CalibrationMetrics
-from src.evaluation.comparison import Difference
-from src.evaluation.intervals import Estimate
+from src.evaluation.comparison import Difference, difference
+from src.evaluation.intervals import Estimate, calibrated_null, score
+from src.evaluation.resampling import question_weights
 from src.pipeline.asked import Asked
 from src.pipeline.contrasting import advantages, compare, disagreement, gains
 from src.pipeline.judging import Judge
-from src.pipeline.numbers import honest, number, with_p_values
+from src.pipeline.numbers import beyond_floors, honest, number, with_p_values
 from src.pipeline.picturing import MOST_CHARACTERS, examples_of, pictures
 from src.pipeline.probing import fit_scorers
-from src.probes.refits import half_predictions
+from src.probes.refits import half_predictions, out_of_fold_predictions
 from src.probes.sweep import Part, Place
+from src.report.words import excludes_zero
 
 N = 600
 
@@ -150,7 +152,9 @@ def test_states_that_show_more_than_the_probability_add_to_it(judged):
     assert gain["gain"]["value"] == pytest.approx(gain["own_nll"] - gain["both_nll"])
     noise = asked(1, shown=0.0)
     blind = judge.variant(noise, fit_scorers(noise, EXAMPLES, splits, seed=0, repeats=2, label="noise"))
-    assert gains(judge, blind)["all"]["gain"]["low"] < 0
+    nothing = gains(judge, blind)["all"]["gain"]
+    assert nothing["low"] < 0
+    assert abs(nothing["value"]) < 0.02
 
 
 def test_tuned_against_base(judged):
@@ -159,6 +163,7 @@ def test_tuned_against_base(judged):
     change = found["scores"]["own_probability"]
     accuracy = [both[name].correct.mean() for name in ("base", "tuned")]
     assert change["all"]["accuracy"]["value"] == pytest.approx(accuracy[1] - accuracy[0])
+    assert change["all"]["accuracy"]["p"] == found["flips"]["p_value"]
     assert found["flips"]["gained"] - found["flips"]["lost"] == round((accuracy[1] - accuracy[0]) * judge.rows.size)
     assert set(change) == {"all", "one", "two", "three"}
     differ = both["base"].correct != both["tuned"].correct
@@ -194,6 +199,40 @@ def test_no_width_is_no_certainty_and_nothing_is_null():
     )
     assert (found["a"]["p"], found["a"]["p_holm"]) == (0.04, 0.04)
     assert (found["b"]["p"], found["b"]["p_holm"]) == (None, None)
+
+
+def test_out_of_fold_is_told_by_probes_that_never_saw_the_question():
+    """With labels that follow nothing, rows a probe was trained on look right; these do not."""
+    rng = np.random.default_rng(0)
+
+    def noise(n):
+        return Part(
+            rng.standard_normal((n, 1, 60)).astype(np.float32), (rng.random(n) < 0.5).astype(float), np.arange(n)
+        )
+
+    part, val = noise(200), noise(50)
+    said = out_of_fold_predictions(part, val, 0, seed=0)
+    assert CalibrationMetrics(said > 0.5, said, part.labels).auroc() < 0.6
+    doubled = part.only(np.repeat(np.arange(200), 2))
+    twice = out_of_fold_predictions(doubled, val, 0, seed=0)
+    assert twice[::2] == pytest.approx(twice[1::2], abs=1e-6)  # a question's rows are in one fold
+    assert CalibrationMetrics(twice > 0.5, twice, doubled.labels).auroc() < 0.6
+
+
+def test_two_perfectly_calibrated_models_are_not_said_to_differ_in_calibration():
+    """The sharper one has the lower ECE, and the plain interval mistakes that for a difference."""
+    plain = claimed = 0
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        p, q = rng.beta(2, 1.5, 400), rng.beta(12, 0.6, 400)
+        y, z = ((rng.random(400) < one).astype(float) for one in (p, q))
+        weights = question_weights(np.arange(400), 200, seed)
+        change = with_p_values({"ece": difference(score(p, y, weights), score(q, z, weights), "ece")})["ece"]
+        floors = [{"calibrated_mean": calibrated_null(one, metrics=["ece"], draws=100)["ece"].mean} for one in (p, q)]
+        plain += excludes_zero(change)
+        claimed += excludes_zero(beyond_floors(change, *floors))
+    assert plain > 30
+    assert claimed <= 8
 
 
 def test_halves_hold_all_rows_of_a_question_and_show_how_training_varies():

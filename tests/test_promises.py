@@ -53,8 +53,12 @@ def test_promising_thresholds_end_where_the_promise_looks_safest():
 def probed(test_p, calibration_p, val_p, groups, sizes):
     rows = np.split(np.arange(sum(sizes)), np.cumsum(sizes)[:-1])
     splits = Splits(train=np.empty(0, dtype=int), val=rows[0], calibration=rows[1], test=rows[2], groups=groups)
-    none = np.empty((0, sizes[2]))
-    return Probed(splits, {OWN: test_p}, {OWN: val_p}, {OWN: calibration_p}, none, none, None, "")
+    return without_probe(splits, {OWN: test_p}, {OWN: val_p}, {OWN: calibration_p})
+
+
+def without_probe(splits, test, val, calibration):
+    none, empty = np.empty((0, splits.test.size)), np.empty(0)
+    return Probed(splits, test, val, calibration, empty, empty, none, none, None, "")
 
 
 def test_what_a_promise_did_on_test_is_counted_and_a_repeated_question_calibrates_once():
@@ -107,8 +111,7 @@ def test_promises_are_kept_with_layer_and_c_selected_in_every_run(capsys):
         sweep = sweep_places(places, everything.only(rows[0]), everything.only(rows[1]))
         said = {name: {PROBE: sweep.probe.predict(states[getattr(splits, name), sweep.best])}
                 for name in ("test", "val", "calibration")}  # fmt: skip
-        none = np.empty((0, sizes[3]))
-        run = Probed(splits, **said, shuffled=none, halves=none, sweep=sweep, missing="")
+        run = without_probe(splits, **said)
         (promise,) = promises(run, PROBE, y, np.ones((2, sizes[3])), settings)
         chosen_on_val = guaranteed_threshold(said["val"][PROBE], y[splits.val], risk=RISK)
         for name, threshold in (("calibration", promise["threshold"]), ("val", chosen_on_val.threshold)):
@@ -129,7 +132,6 @@ def test_a_promise_needs_rows_that_chose_nothing():
     groups = np.arange(20)
     empty = np.empty(0)
     rows = Splits(train=groups[:10], val=groups[10:10], calibration=groups[10:15], test=groups[15:], groups=groups)
-    none = np.empty((0, 5))
-    run = Probed(rows, {OWN: np.full(5, 0.5)}, {OWN: empty}, {OWN: np.full(5, 0.5)}, none, none, None, "")
+    run = without_probe(rows, {OWN: np.full(5, 0.5)}, {OWN: empty}, {OWN: np.full(5, 0.5)})
     settings = EvaluationConfig.model_validate({})
     assert promises(run, OWN, np.ones(20), np.ones((2, 5)), settings) == []

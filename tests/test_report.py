@@ -252,9 +252,9 @@ def test_the_terminal_says_what_can_be_promised_what_is_gained_and_where_models_
     shown = printed(print_report, told)
     assert "own probability: wrong at most 5% from .900 up (25.0% answered)." in shown
     assert "probe: nothing can be promised." in shown
-    assert "The probe adds .100 [.050, .150] nats" in shown
+    assert "the probe adds +.100 [+.050, +.150] nats" in shown
     assert "130 test questions that only one of the two got right" in shown
-    assert "The probe adds .100 [.050, .150] nats" in render_summary(told, "report.html")
+    assert "the probe adds +.100 [+.050, +.150] nats" in render_summary(told, "report.html")
 
 
 def test_runs_compared_show_every_model_and_what_differs():
@@ -281,3 +281,13 @@ def test_an_interval_is_written_only_where_there_is_one():
     assert words.bounds(number(0.5, 4), share=True, signed=True) == "[+1.0, +99.0]"
     assert words.bounds(undefined()) == ""
     assert words.with_interval({"value": 0.5, "low": None, "high": None, "reason": "no spread"}) == ".500"
+
+
+@pytest.mark.parametrize("lost", ["one layer", "every layer"])
+def test_a_layer_whose_auroc_is_unknown_is_not_drawn_and_breaks_nothing(results, lost):
+    """So it is where validation holds one class, or a probe is right about all of it."""
+    changed = copy.deepcopy(results)
+    for variant in changed["variants"].values():
+        for result in variant["layers"][: 1 if lost == "one layer" else None]:
+            result |= {"val_auroc": None, "val_auroc_low": None, "val_auroc_high": None}
+    assert "<svg" in render_html(changed)

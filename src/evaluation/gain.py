@@ -27,7 +27,8 @@ def likelihood_losses(
     """How likely the labels are, given one confidence and given two.
 
     Two logistic regressions on log-odds (clipped at 1e-6), standardised, with scikit-learn's penalty at C = 1: one on
-    the first confidence alone, one on both. Both are fitted on the same rows, which neither confidence was fitted on.
+    the first confidence alone, one on both. Both are fitted on the same rows, which must have had no part in fitting or
+    choosing either confidence: else the second one looks better there than it is, and is trusted too much.
 
     Args:
         own, other, y: (n,) confidences and labels of the rows to judge.

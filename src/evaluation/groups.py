@@ -1,18 +1,16 @@
 """Many small groups of questions, such as subjects: what each one's number is worth beside those of the others."""
 
 import numpy as np
+from scipy.stats import t as student
 
 from src.evaluation.intervals import Estimate
 
-SMALL = 100  # questions: below, a group's own number is mostly chance (at 100, a calibrated model's ECE is .115)
-_Z = 1.959964
-
 
 def shrink(values: np.ndarray, variances: np.ndarray) -> list[Estimate]:
-    """Each group's number drawn to the mean of all, by as much as its few questions call for (empirical Bayes).
+    """Each group's share or AUROC drawn to the mean of all, by as much as its few questions call for (empirical Bayes).
 
     The spread between groups is that of DerSimonian and Laird (1986, Controlled Clinical Trials 7); with none, all
-    groups get the mean.
+    groups get the mean. Intervals also hold what is not known of that spread (Morris 1983, JASA 78) and end at 0 and 1.
 
     Args:
         values: (k,) a number for each group; NaN where it has none, and its result is NaN.
@@ -30,8 +28,13 @@ def shrink(values: np.ndarray, variances: np.ndarray) -> list[Estimate]:
     mean = float(weight @ value / weight.sum())
     kept = between / (between + variance)
     centre = mean + kept * (value - mean)
-    reach = _Z * np.sqrt(kept * variance + (1 - kept) ** 2 / weight.sum())
-    found = iter(zip(centre.tolist(), (centre - reach).tolist(), (centre + reach).tolist(), strict=True))
+    # The spread between groups is itself an estimate of few groups: Morris's last term and Student's quantile.
+    unsure = 2 / max(value.size - 3, 1) * ((1 - kept) * (value - mean)) ** 2
+    reach = student.ppf(0.975, max(value.size - 1, 1)) * np.sqrt(
+        kept * variance + (1 - kept) ** 2 / weight.sum() + unsure
+    )
+    low, high = (end.clip(0, 1).tolist() for end in (centre - reach, centre + reach))
+    found = iter(zip(centre.tolist(), low, high, strict=True))
     return [Estimate(*next(found)) if one else Estimate(float("nan"), reason="undefined") for one in there]
 
 

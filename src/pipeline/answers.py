@@ -20,19 +20,22 @@ def answers_parquet(
     """The file's bytes: one row per model and question.
 
     Columns: model ("base", "tuned"), id, subject, tag, split, group (questions with the same text share it), question,
-    choices, target, prompt, answer, extracted (null: nothing was found), extractor, correct, status, own_probability,
-    probe and text_only (null where they were fitted or could not be), and one for each signal, such as entropy.
+    choices, target, prompt, answer, extracted (null: nothing was found), extractor, correct, status, judged (whether it
+    is a test question that counts), own_probability, probe and text_only (null where they were fitted or could not be),
+    and one for each signal, such as entropy.
     """
     import pyarrow as pa
     from pyarrow import parquet
 
     split_of_row = {int(row): name for name in SPLITS for row in getattr(splits, name)}
+    judged = {name: set(one.splits.test.tolist()) for name, one in probed.items()}
     fitted = {name: {scorer: one.everywhere(scorer) for scorer in _FITTED} for name, one in probed.items()}
     rows = [
         {"model": name, "split": split_of_row[row], "group": int(splits.groups[row])}
         | _question(example)
         | _answer(one, row)
         | {scorer: _or_null(values[row]) for scorer, values in fitted[name].items()}
+        | {"judged": row in judged[name]}
         for name, one in asked.items()
         for row, example in enumerate(examples)
     ]
@@ -46,7 +49,12 @@ def _schema(pa: Any, asked: Mapping[str, Asked]) -> Any:
              "extractor", "status")  # fmt: skip
     signals = sorted({signal for one in asked.values() for signal in one.signals})
     fields = [(name, pa.string()) for name in texts]
-    fields += [("group", pa.int64()), ("choices", pa.list_(pa.string())), ("correct", pa.bool_())]
+    fields += [
+        ("group", pa.int64()),
+        ("choices", pa.list_(pa.string())),
+        ("correct", pa.bool_()),
+        ("judged", pa.bool_()),
+    ]
     return pa.schema(fields + [(name, pa.float64()) for name in ("own_probability", *_FITTED, *signals)])
 
 

@@ -1,7 +1,7 @@
 """Several finished runs on the questions that they share: quantised or not, one checkpoint or the next."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from src.evaluation.intervals import Scored, calibrated_null, score
 from src.evaluation.resampling import METRICS, question_weights
 from src.pipeline.contrasting import disagreement
 from src.pipeline.folder import ANSWERS, read_results
-from src.pipeline.numbers import honest, number, with_p_values
+from src.pipeline.numbers import beyond_floors, honest, number, with_p_values
 from src.pipeline.probing import OWN, PROBE, TEXT
 
 SCHEMA = 1
@@ -35,6 +35,7 @@ class Side:
         group, correct: (n,) of the test questions.
         confidences: scorer -> (n,), NaN where there is none.
         bootstrap: how many resamples the run had, and their seed.
+        bins: of its ECE.
     """
 
     label: str
@@ -45,6 +46,7 @@ class Side:
     correct: np.ndarray
     confidences: dict[str, np.ndarray]
     bootstrap: tuple[int, int]
+    bins: int
 
 
 def compare_runs(folders: Sequence[str | Path]) -> dict[str, Any]:
@@ -68,15 +70,17 @@ def compare_runs(folders: Sequence[str | Path]) -> dict[str, Any]:
     correct = [side.correct[rows] for side, rows in zip(sides, places, strict=True)]
     confidences = [_there(side, rows) for side, rows in zip(sides, places, strict=True)]
     scored = [
-        {name: score(p, y, weights) for name, p in said.items()} for said, y in zip(confidences, correct, strict=True)
+        {name: score(p, y, weights, bins=sides[0].bins) for name, p in said.items()}
+        for said, y in zip(confidences, correct, strict=True)
     ]
     changed = _settings_that_differ(sides)
+    numbers = [_numbers(one, said, sides[0].bins) for one, said in zip(scored, confidences, strict=True)]
     found: dict[str, Any] = {
         "schema": SCHEMA,
         "shared": {"n": len(shared)},
         "sides": [
-            side.about | {"settings": {key: side.settings.get(key) for key in changed}} | _numbers(one, said)
-            for side, one, said in zip(sides, scored, confidences, strict=True)
+            side.about | {"settings": {key: side.settings.get(key) for key in changed}} | one
+            for side, one in zip(sides, numbers, strict=True)
         ],
         "differences": [
             {
@@ -90,7 +94,7 @@ def compare_runs(folders: Sequence[str | Path]) -> dict[str, Any]:
                     weights,
                 ),
             }
-            for place, (side, change) in enumerate(zip(sides[1:], _changes(scored), strict=True), 1)
+            for place, (side, change) in enumerate(zip(sides[1:], _changes(scored, correct, numbers), strict=True), 1)
         ],
     }
     return found | {"verdict": comparison_verdict(found)}
@@ -115,7 +119,7 @@ def _sides(folder: Path, labels: Mapping[Path, str]) -> list[Side]:
     model, config = results["config"]["model"], results["config"]
     sides = []
     for variant in results["variants"]:
-        rows = table[(table["model"] == variant) & (table["split"] == "test")].drop_duplicates("id")
+        rows = table[(table["model"] == variant) & table["judged"]].drop_duplicates("id")
         label = labels[folder] + (f": {variant}" if len(results["variants"]) > 1 else "")
         about = {
             "label": label,
@@ -137,6 +141,7 @@ def _sides(folder: Path, labels: Mapping[Path, str]) -> list[Side]:
             correct=rows["correct"].to_numpy(dtype=np.float64),
             confidences={name: rows[name].to_numpy(dtype=np.float64) for name in _SCORERS},
             bootstrap=(config["evaluation"]["bootstrap"], config["experiment"]["seed"]),
+            bins=config["evaluation"]["bins"],
         ))  # fmt: skip
     return sides
 
@@ -147,27 +152,34 @@ def _there(side: Side, rows: np.ndarray) -> dict[str, np.ndarray]:
     return {name: p for name, p in found.items() if not np.isnan(p).any()}
 
 
-def _numbers(scored: Mapping[str, Scored], confidences: Mapping[str, np.ndarray]) -> dict[str, Any]:
+def _numbers(scored: Mapping[str, Scored], confidences: Mapping[str, np.ndarray], bins: int) -> dict[str, Any]:
     estimates = {name: one.estimates() for name, one in scored.items()}
     scores = {name: {key: number(honest(one[key])) for key in _SHOWN} for name, one in estimates.items()}
     for name, numbers in scores.items():
-        null = calibrated_null(confidences[name], metrics=["ece"])["ece"]
+        null = calibrated_null(confidences[name], metrics=["ece"], bins=bins)["ece"]
         numbers["ece"] |= {"calibrated_mean": null.mean, "calibrated_q95": null.q95}
     return {"accuracy": number(honest(estimates[OWN]["accuracy"])), "scores": scores}
 
 
-def _changes(scored: Sequence[Mapping[str, Scored]]) -> list[dict[str, dict[str, Any]]]:
+def _changes(
+    scored: Sequence[Mapping[str, Scored]], correct: Sequence[np.ndarray], numbers: Sequence[Mapping[str, Any]]
+) -> list[dict[str, dict[str, Any]]]:
     """Of each side but the first: scorer -> metric -> difference, corrected for the number of sides and metrics."""
     first, *others = scored
+    p_accuracy = [flips(correct[0], y).p_value for y in correct[1:]]
     result: list[dict[str, dict[str, Any]]] = [{} for _ in others]
     for scorer in first:
         having = [place for place, other in enumerate(others) if scorer in other]
         found: dict[tuple[int, str], Difference] = {}
         for place in having:
             found |= {(place, metric): difference(first[scorer], others[place][scorer], metric) for metric in METRICS}
+            found[place, "accuracy"] = replace(found[place, "accuracy"], p=p_accuracy[place])
         corrected = with_p_values(found)
         for place, metric in product(having, METRICS):
-            result[place].setdefault(scorer, {})[metric] = corrected[place, metric]
+            change = corrected[place, metric]
+            if metric == "ece":
+                change = beyond_floors(change, *(numbers[side]["scores"][scorer]["ece"] for side in (0, place + 1)))
+            result[place].setdefault(scorer, {})[metric] = change
     return result
 
 

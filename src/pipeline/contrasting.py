@@ -1,7 +1,7 @@
 """Stage 5, of two: one scorer against another on the same labels, and tuned against base on the same questions."""
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from src.evaluation.gain import likelihood_losses
 from src.evaluation.intervals import Estimate, Scored, interval, score
 from src.evaluation.resampling import METRICS
 from src.pipeline.judging import ALL, ANSWERED, Judge, Judged
-from src.pipeline.numbers import honest, number, with_p_values
+from src.pipeline.numbers import beyond_floors, honest, number, with_p_values
 from src.pipeline.probing import OWN, PROBE, TEXT
 
 OTHER_PROBE = "other_probe"
@@ -48,7 +48,9 @@ def gains(judge: Judge, judged: Judged) -> dict[str, Any]:
     probed, splits = judged.probed, judged.probed.splits
     if PROBE not in probed.test:
         return {}
-    fitted_on = (probed.val[OWN], probed.val[PROBE], judged.correct_everywhere[splits.val])
+    there = np.isfinite(probed.train_probe)
+    labels = judged.correct_everywhere[splits.train]
+    fitted_on = (probed.train_own[there], probed.train_probe[there], labels[there])
     losses = likelihood_losses(probed.test[OWN], probed.test[PROBE], judged.correct, fitted_on)
     if losses is None:
         return {}
@@ -65,9 +67,16 @@ def gains(judge: Judge, judged: Judged) -> dict[str, Any]:
 def compare(judge: Judge, before: Judged, after: Judged) -> dict[str, Any]:
     """`after` minus `before`, paired by question, each model judged by its own labels."""
     shared = [scorer for scorer in before.scored if scorer in after.scored]
+    p_accuracy = {name: flips(before.correct[part], after.correct[part]).p_value for name, part in judge.parts.items()}
+    scores = {scorer: _changes(before.scored[scorer], after.scored[scorer], p_accuracy) for scorer in shared}
+    for scorer, parts in scores.items():
+        sides = [judged.numbers["scores"][scorer] for judged in (before, after)]
+        for name, change in parts.items():
+            for metric in ("ece", "ece_mass"):
+                change[metric] = beyond_floors(change[metric], *(side[name][metric] for side in sides))
     return {
         "flips": asdict(flips(before.correct, after.correct)),
-        "scores": {scorer: changes(before.scored[scorer], after.scored[scorer]) for scorer in shared},
+        "scores": scores,
         "disagreement": disagreement(
             {"base": before.correct, "tuned": after.correct},
             {"base": before.probed.test, "tuned": after.probed.test},
@@ -76,11 +85,15 @@ def compare(judge: Judge, before: Judged, after: Judged) -> dict[str, Any]:
     }
 
 
-def changes(before: Mapping[str, Scored], after: Mapping[str, Scored]) -> dict[str, dict[str, Any]]:
+def _changes(
+    before: Mapping[str, Scored], after: Mapping[str, Scored], p_accuracy: Mapping[str, float]
+) -> dict[str, dict[str, Any]]:
     """`after` minus `before`, part -> metric: corrected for the number of metrics, for subjects for theirs."""
     found = {
         name: {metric: difference(scored, after[name], metric) for metric in METRICS} for name, scored in before.items()
     }
+    for name, change in found.items():
+        change["accuracy"] = replace(change["accuracy"], p=p_accuracy[name])
     result = {
         name: with_p_values({metric: found[name][metric] for metric in METRICS})
         for name in (ALL, ANSWERED)
@@ -96,7 +109,7 @@ def disagreement(
 ) -> dict[str, Any]:
     """The questions that only one of two models got right: who can tell there?
 
-    What only the question's text says is the same for both models, and cannot help.
+    Whatever is the same for both models, such as how hard a question is, says the opposite of each.
 
     Args:
         correct: model -> (n,) labels; two models.

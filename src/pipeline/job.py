@@ -189,9 +189,10 @@ def _publish(
     results["verdict"] = verdict(results)
     results["peak_memory_mb"] = peak_memory_mb()
     results["seconds"] = clock.seconds | {"total": round(time.perf_counter() - started, 2)}
-    write_report(folder, results)
     with writing(folder):
         for name, content in tables.items():
             files.write_bytes(folder / name, content)
+    write_report(folder, results)
+    with writing(folder):
         files.write_json(folder / RESULTS, results)  # last: its presence means that the run is complete
     return RunResult(folder, results)

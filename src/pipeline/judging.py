@@ -9,6 +9,7 @@ import numpy as np
 
 from src.config import EvaluationConfig
 from src.data.example import Example
+from src.data.splits import SPLITS
 from src.evaluation.groups import auroc_variance, share_variance, shrink
 from src.evaluation.intervals import Estimate, Scored, calibrated_null, interval, score, score_in_full
 from src.evaluation.resampling import METRICS, Ranking, metric_draws, question_weights
@@ -92,7 +93,9 @@ class Judge:
                 scores[PROBE][ALL][metric]["training_sd"] = spread
         shown = [scorer for scorer in BY_SUBJECT if scorer in probed.test]
         decided = [scorer for scorer in shown if scorer != TEXT]
+        splits = probed.splits
         numbers = {
+            "splits": {name: len(getattr(splits, name)) for name in SPLITS},
             "accuracy": self._accuracy(scored[OWN], y),
             "tags": self._tags(y, probed.test[OWN]),
             "scores": scores,
@@ -138,7 +141,8 @@ class Judge:
             numbers[name] = _share(found.estimates()["accuracy"], n) | {"n": n}
         n = np.array([numbers[name]["n"] for name in self.subject_names])
         values = np.array([numbers[name]["value"] for name in self.subject_names])
-        shrunk = shrink(values, share_variance(float(y.mean()), n)) if n.size else []
+        overall = (y.sum() + 0.5) / (y.size + 1)  # all right is no certainty
+        shrunk = shrink(values, share_variance(float(overall), n)) if n.size else []
         for name, estimate in zip(self.subject_names, shrunk, strict=True):
             numbers[name]["shrunk"] = number(estimate)
         return numbers

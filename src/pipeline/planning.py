@@ -105,7 +105,9 @@ def assumptions_of(run: str | Path) -> Assumptions:
     if own["auroc"]["value"] is None:
         raise ConfigError(f"{run}: the AUROC of the base model is undefined ({own['auroc']['reason']}). Assume one.")
     ece = math.sqrt(max(own["ece"]["value"] ** 2 - own["ece"]["calibrated_mean"] ** 2, 0.0))
-    found = Assumptions(accuracy=base["accuracy"]["all"]["value"], auroc=own["auroc"]["value"], ece=ece)
+    accuracy = base["accuracy"]["all"]["value"]
+    # The planner's confidence is too high, a run's may be too low: then as much as there is room for.
+    found = Assumptions(accuracy=accuracy, auroc=own["auroc"]["value"], ece=min(ece, (1 - accuracy) / 2))
     if not results["comparison"]:
         return found
     flips = results["comparison"]["flips"]

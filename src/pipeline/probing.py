@@ -10,7 +10,7 @@ from src.data.splits import Splits
 from src.errors import ConfigError
 from src.pipeline.asked import Asked
 from src.probes.baselines import SurfaceAssessor, signal_confidence, subject_means
-from src.probes.refits import half_predictions, shuffled_predictions
+from src.probes.refits import half_predictions, out_of_fold_predictions, shuffled_predictions
 from src.probes.sweep import Part, Sweep, sweep_places
 from src.probes.text_only import TextOnlyAssessor
 
@@ -27,6 +27,8 @@ class Probed:
             (letter, length, subject), "subject_mean" and the signals of `Asked`.
         val, calibration: scorer -> (n_val,) and (n_calibration,), of the first three. The probe's layer and C were
             chosen on val; calibration has chosen nothing.
+        train_own, train_probe: (n_train,) the own probability, and what probes say that were trained without these very
+            questions; empty without a probe.
         shuffled: (shuffles, n_test) of probes trained on shuffled labels; empty without a probe.
         halves: (repeats, n_test) of probes trained on halves of the questions; empty without a probe.
         sweep: the candidates and the chosen one; None without a probe.
@@ -37,6 +39,8 @@ class Probed:
     test: dict[str, np.ndarray]
     val: dict[str, np.ndarray]
     calibration: dict[str, np.ndarray]
+    train_own: np.ndarray
+    train_probe: np.ndarray
     shuffled: np.ndarray
     halves: np.ndarray
     sweep: Sweep | None
@@ -95,7 +99,7 @@ def fit_scorers(
     if missing := _why_not(asked.correct, splits):
         test, val, calibration = _predicted({OWN: own}, splits)
         none = np.empty((0, splits.test.size))
-        return Probed(splits, test, val, calibration, none, none, None, missing)
+        return Probed(splits, test, val, calibration, np.empty(0), np.empty(0), none, none, None, missing)
     train, val = (
         Part(asked.hidden[rows], asked.correct[rows], splits.groups[rows]) for rows in (splits.train, splits.val)
     )
@@ -117,6 +121,8 @@ def fit_scorers(
         test=test | _baselines(asked, examples, splits, train.labels, val.labels),
         val=val_said,
         calibration=calibration,
+        train_own=own(splits.train),
+        train_probe=out_of_fold_predictions(train, val, sweep.best, seed=seed),
         shuffled=shuffled_predictions(train, val, states, sweep.best, seed=seed),
         halves=half_predictions(train, val, states, sweep.best, seed=seed, repeats=repeats),
         sweep=sweep,

@@ -1,4 +1,4 @@
-"""The chosen probe fitted again: on shuffled labels, as a control, and on halves of the questions, to see it vary."""
+"""The chosen probe fitted again: on shuffled labels, as a control; on halves, to see it vary; on folds, to judge it."""
 
 import numpy as np
 from tqdm.auto import tqdm
@@ -60,6 +60,25 @@ def half_predictions(
         probe.fit(half.states, half.labels, chosen_on.states, chosen_on.labels)
         predictions.append(probe.predict(test_states[:, place]))
     return np.array(predictions).reshape(-1, len(test_states))
+
+
+def out_of_fold_predictions(train: Part, val: Part, place: int, *, seed: int, folds: int = 5) -> np.ndarray:
+    """What probes say of the training rows that were trained on the other folds: (n_train,).
+
+    Folds are of whole questions; C is chosen on val each time. NaN where the other folds hold one class only.
+    """
+    questions, question = np.unique(train.questions, return_inverse=True)
+    fold = np.random.default_rng(seed).permutation(np.arange(questions.size) % folds)[question]
+    predictions = np.full(len(train.labels), np.nan)
+    for number in tqdm(range(folds), desc="folds", unit="probe", disable=None, leave=False):
+        others, here = np.flatnonzero(fold != number), np.flatnonzero(fold == number)
+        labels = train.labels[others]
+        if not here.size or labels.min() == labels.max():
+            continue
+        probe = LinearProbe(train.states.shape[2])
+        probe.fit(train.states[others, place], labels, val.states[:, place], val.labels)
+        predictions[here] = probe.predict(train.states[here, place])
+    return predictions
 
 
 def _half(part: Part, rng: np.random.Generator) -> Part:

@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from src.report.findings import about_probe, promised, text_and_control
-from src.report.words import clear, figure, percent, percent_interval, with_interval
+from src.report.words import LEVEL, SMALL_N, clear, excludes_zero, figure, percent, percent_interval, with_interval
 
 Results = Mapping[str, Any]
-SMALL, FEWEST_TO_CHOOSE = 100, 30
+FEWEST_TO_CHOOSE = 30
 
 
 def verdict(results: Results) -> list[str]:
@@ -57,7 +57,7 @@ def _unreadable(results: Results) -> list[str]:
     found = " and ".join(f"{count:,} of {n:,} answers of the {name} model" for name, count in counts.items())
     if results["config"]["data"]["unparsed"] == "wrong":
         return [f"In {found} nothing was found to mark: they count as wrong."]
-    judged = next(iter(results["variants"].values()))["scores"]["own_probability"]["all"]["n"]
+    judged = next(iter(results["variants"].values()))["splits"]["test"]
     return [
         f"In {found} nothing was found to mark: they are left out, so all numbers are about the {judged:,} of "
         f"{results['data']['splits']['test']:,} test questions that could be read, which are no fair sample."
@@ -74,13 +74,16 @@ def _fine_tuning(results: Results) -> list[str]:
     base, tuned = (results["variants"][name]["scores"]["own_probability"]["all"] for name in ("base", "tuned"))
     accuracy = {name: results["variants"][name]["accuracy"]["all"]["value"] for name in ("base", "tuned")}
     flips = results["comparison"]["flips"]
+    unknown = change["auroc"]["value"] is None
+    by = "" if unknown else f" ({with_interval(change['auroc'], signed=True)})"
+    same = "is undefined for one of the two" if unknown else "did not clearly change"
     headline = "; ".join([
         clear(change["accuracy"], "Fine-tuning made the model more accurate",
                "Fine-tuning made the model less accurate", "Fine-tuning did not clearly change accuracy"),
         clear(change["auroc"], "it now knows better when it is wrong", "it now knows less well when it is wrong",
-               "how well it knows when it is wrong did not clearly change"),
-        clear(change["ece"], "its stated confidence is less trustworthy",
-               "its stated confidence is more trustworthy", "its calibration did not clearly change"),
+               f"how well it knows when it is wrong {same}"),
+        clear(change["ece"], "its confidence is less well calibrated",
+               "its confidence is better calibrated", "its calibration did not clearly change"),
     ])  # fmt: skip
     return [
         f"{headline}.",
@@ -88,7 +91,7 @@ def _fine_tuning(results: Results) -> list[str]:
         f"({percent_interval(change['accuracy'], signed=True)}): {flips['gained']} test questions gained, "
         f"{flips['lost']} lost.",
         f"The model's own probability tells right from wrong with AUROC {figure(base['auroc']['value'])} → "
-        f"{figure(tuned['auroc']['value'])} ({with_interval(change['auroc'], signed=True)}); its ECE is "
+        f"{figure(tuned['auroc']['value'])}{by}; its ECE is "
         f"{figure(base['ece']['value'])} → {figure(tuned['ece']['value'])} "
         f"({with_interval(change['ece'], signed=True)}), where perfect calibration would score "
         f"{figure(base['ece']['calibrated_mean'])} and {figure(tuned['ece']['calibrated_mean'])}.",
@@ -113,15 +116,15 @@ def _told_apart(results: Results) -> list[str]:
     names = {"own_probability": "its own probability", "probe": "its probe", "text_only": "the text alone"}
     said = ", ".join(f"{text} {with_interval(aurocs[name])}" for name, text in names.items() if name in aurocs)
     return [
-        f"On the {found['n']:,} test questions that only one of the two models gets right, where difficulty is no "
-        f"help, the tuned model's AUROC is: {said}."
+        f"On the {found['n']:,} test questions that only one of the two models gets right, where how hard a question "
+        f"is for both is no help, the tuned model's AUROC is: {said}."
     ]
 
 
 def _too_few(results: Results) -> list[str]:
-    splits = results["data"]["splits"]
+    splits = next(iter(results["variants"].values()))["splits"]
     sentences = []
-    if splits["test"] < SMALL:
+    if splits["test"] < SMALL_N:
         sentences.append(f"There are {splits['test']} test questions only: intervals are wide, and ECE says little.")
     if any(variant["selected"] for variant in results["variants"].values()) and splits["val"] < FEWEST_TO_CHOOSE:
         sentences.append(f"Layer and C were chosen on {splits['val']} questions only, so mostly by chance.")
@@ -142,7 +145,7 @@ def comparison_verdict(compared: Results) -> list[str]:
                 ("brier", "Brier", with_interval),
                 ("ece", "ECE", with_interval),
             )
-            if own[metric]["p_holm"] is not None and own[metric]["p_holm"] < 0.05
+            if excludes_zero(own[metric]) and own[metric]["p_holm"] < LEVEL
         ]
         what = "; ".join(found) if found else "no clear difference in accuracy, AUROC, Brier or ECE"
         sentences.append(f"{change['label']} against {first}: {what}.")

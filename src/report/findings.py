@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from src.report.words import (
+    LEVEL,
     SHORT,
     clear,
     contains,
@@ -16,13 +17,15 @@ from src.report.words import (
 )  # fmt: skip
 
 Variant = Mapping[str, Any]
+NO_SIGNALS = ("own_probability", "text_only", "surface", "subject_mean")
 
 
 def about_probe(variant: Variant, name: str) -> list[str]:
     """Against the own probability, what it adds to that, and whether something simpler beats both."""
     if variant["missing"]:
         return [f"There is no probe of the {name} model ({variant['missing']})."]
-    return _against_own(variant, name) + _gain(variant) + _beaten(variant)
+    against = _against_own(variant, name)
+    return against + _gain(variant) + _beaten(variant) if against else []
 
 
 def text_and_control(variant: Variant) -> list[str]:
@@ -41,25 +44,22 @@ def _gain(variant: Variant) -> list[str]:
 
 
 def _beaten(variant: Variant) -> list[str]:
-    """The best number of the answer itself, where it is clearly better than the probe and better than the own one."""
+    """The best number of the answer, where it is clearly better than the probe and at least as good as the own one."""
     own = variant["scores"]["own_probability"]["all"]["auroc"]["value"]
     better = {}
     for advantage, parts in variant["advantages"].items():
-        scorer = advantage.removeprefix("probe_over_")
+        scorer, over = advantage.removeprefix("probe_over_"), parts["all"]
         auroc = variant["scores"][scorer]["all"]["auroc"]["value"]
-        corrected = parts["all"]["p_holm"]
-        if (
-            auroc is not None
-            and auroc > own
-            and parts["all"]["value"] < 0
-            and corrected is not None
-            and corrected < 0.05
-        ):
+        beats_probe = auroc is not None and over["value"] < 0 and (over["p_holm"] or 1.0) < LEVEL
+        if scorer not in NO_SIGNALS and beats_probe and auroc > own:
             better[scorer] = auroc
     if not better:
         return []
     best = max(better, key=lambda scorer: better[scorer])
-    return [f"Better than both is a single number of the answer: {SHORT[best]}, AUROC {figure(better[best])}."]
+    return [
+        f"A single number of the answer is better than the probe, and at least as good as its own probability: "
+        f"{SHORT[best]}, AUROC {figure(better[best])}."
+    ]
 
 
 def promised(variant: Variant) -> list[str]:
@@ -79,14 +79,14 @@ def promised(variant: Variant) -> list[str]:
     return [
         f"Answering only where the {SHORT[scorer]} is at least {figure(entry['threshold'])}, which it is for "
         f"{percent(entry['test']['coverage']['value'])} of the questions, at most {percent(entry['risk'])} are wrong, "
-        f"with probability {percent(entry['certainty'])}; {seen}."
+        f"with probability {percent(entry['certainty'])} (of each such promise by itself); {seen}."
     ]
 
 
 def _against_own(variant: Mapping[str, Any], name: str) -> list[str]:
-    if variant["missing"]:
-        return [f"There is no probe of the {name} model ({variant['missing']})."]
     gain = variant["advantages"]["probe_over_own_probability"]["all"]
+    if gain["value"] is None:
+        return []
     winner = clear(
         gain, "better than its own probability does", "less well than its own probability does",
         "neither clearly better nor worse than its own probability does",
@@ -104,10 +104,10 @@ def _text_only(variant: Mapping[str, Any]) -> list[str]:
     if not scores:
         return []
     sentence = f"The question's text alone reaches AUROC {with_interval(scores['all']['auroc'])}"
+    ahead = variant["advantages"]["probe_over_text_only"]
     blind = [
-        name for name, part in scores.items()
-        if name in subjects(scores) and contains(part["auroc"], 0.5)
-        and (variant["scores"]["probe"][name]["auroc"]["low"] or 0) > 0.5
+        name for name in subjects(scores)
+        if contains(scores[name]["auroc"], 0.5) and ahead[name]["value"] > 0 and (ahead[name]["p_holm"] or 1.0) < LEVEL
     ]  # fmt: skip
     if blind and len(scores) <= 9:
         shown = ", ".join(
@@ -116,10 +116,14 @@ def _text_only(variant: Mapping[str, Any]) -> list[str]:
             for name in blind
         )
         return [
-            f"{sentence}; where it is blind and the probe is not, the probe reads knowledge, not difficulty: {shown}."
+            f"{sentence}; where it is at chance and the probe clearly better, the probe reads knowledge, not "
+            f"difficulty: {shown}."
         ]
     if blind:
-        return [f"{sentence}; in {len(blind)} of {len(subjects(scores))} subjects it is blind and the probe is not."]
+        return [
+            f"{sentence}; in {len(blind)} of {len(subjects(scores))} subjects it is at chance and the probe clearly "
+            "better."
+        ]
     return [f"{sentence}."]
 
 
@@ -127,9 +131,10 @@ def _control(variant: Mapping[str, Any]) -> list[str]:
     scores = variant["scores"].get("shuffled_labels")
     if not scores:
         return []
-    off = [
-        name for name, part in scores.items() if part["auroc"]["low"] is not None and not contains(part["auroc"], 0.5)
-    ]
+    known = {name: part["auroc"] for name, part in scores.items() if part["auroc"]["low"] is not None}
+    if not known:
+        return []
+    off = [name for name, auroc in known.items() if not contains(auroc, 0.5)]
     if off:
         return [f"Warning: probes trained on shuffled labels differ from .5 on {', '.join(off)}: look for a leak."]
     return ["Probes trained on shuffled labels score .5 within their interval everywhere, as they must."]

@@ -32,7 +32,7 @@ def render_html(results: Mapping[str, Any]) -> str:
     advantages = _advantages(variants)
     gains = _gains(variants)
     absent = {
-        "adds": not (gains or advantages or (comparison and comparison["disagreement"])),
+        "adds": not (gains or advantages or (comparison and comparison["disagreement"]["n"])),
         "change": not comparison,
         "subjects": not names,
     }

@@ -9,7 +9,7 @@ from src.report import words
 
 _TEMPLATE = """\
 <div>
-<p><strong>{{ r.name }}</strong>: {{ r.data.n }} questions, {{ r.data.splits.test }} of them for test;
+<p><strong>{{ r.name }}</strong>: {{ r.data.n }} questions, {{ r.variants.base.splits.test }} of them for test;
  model {{ r.model.name }}</p>
 <p style="font-size:1.15em"><strong>{{ r.verdict[0] }}</strong></p>
 {% if r.verdict[1:] %}<ul>{% for sentence in r.verdict[1:] %}<li>{{ sentence }}</li>{% endfor %}</ul>{% endif %}

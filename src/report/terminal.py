@@ -41,7 +41,7 @@ def print_report(results: Mapping[str, Any], *, console: Console | None = None) 
 def print_comparison(compared: Mapping[str, Any], *, console: Console | None = None) -> None:
     """Print several models side by side, each against the first, and the verdict (docs/results.md, "Runs compared")."""
     console = console or Console(width=max(WIDTH, Console().width), markup=False, emoji=False)
-    console.print(f"\nOn the {compared['shared']['n']:,} test questions that all of them answered:", highlight=False)
+    console.print(f"\nOn the {compared['shared']['n']:,} test questions that they share:", highlight=False)
     table = _table("", ("model", "accuracy", "AUROC own", "ECE own", "AUROC probe"))
     for side in compared["sides"]:
         own, probe = (side["scores"].get(scorer, {}) for scorer in ("own_probability", "probe"))

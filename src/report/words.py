@@ -66,6 +66,7 @@ METRIC_NAMES = {
 HIGHER_IS_BETTER = {"accuracy": True, "auroc": True, "brier": False, "nll": False, "ece": False, "ece_mass": False}
 SMALL_N = 100  # of fewer test questions, a number is mostly chance
 
+LEVEL = 0.05  # of p-values
 Number = Mapping[str, Any]
 
 
@@ -110,15 +111,21 @@ def percent_interval(number: Number, *, signed: bool = False) -> str:
 
 
 def excludes_zero(number: Number) -> bool:
-    """Whether a difference is clear: its interval lies on one side of zero."""
-    return number["low"] is not None and (number["low"] > 0 or number["high"] < 0)
+    """Whether a difference is clear: its interval lies on one side of zero, and its p-value, if any, is below .05.
+
+    Of errors of calibration, the interval of what goes beyond that of perfect models.
+    """
+    bounds = number.get("excess", number)
+    if bounds["low"] is None or (number.get("p", 0.0) is None or number.get("p", 0.0) >= LEVEL):
+        return False
+    return bounds["low"] > 0 or bounds["high"] < 0
 
 
 def clear(difference: Number, up: str, down: str, same: str) -> str:
     """The words for a difference: one of the first two only where its interval excludes zero."""
     if not excludes_zero(difference):
         return same
-    return up if difference["value"] > 0 else down
+    return up if difference.get("excess", difference)["value"] > 0 else down
 
 
 def contains(number: Number, value: float) -> bool:
@@ -164,7 +171,9 @@ def decisions(variant: Mapping[str, Any]) -> list[str]:
         lines += [f"{SHORT[scorer]}: {said}."] if promises else []
     gain = variant["gain"].get("all")
     if gain:
-        lines.append(f"The probe adds {with_interval(gain['gain'])} nats a question to the own probability.")
+        lines.append(
+            f"Beside the own probability the probe adds {with_interval(gain['gain'], signed=True)} nats a question."
+        )
     return lines
 
 

@@ -1,6 +1,6 @@
 """Where in the model the probe can read whether the answer is right."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib
@@ -33,12 +33,12 @@ def layer_curve(variants: Mapping[str, Mapping[str, Any]], *, ax: Axes | None = 
         for number, position in enumerate(positions):
             at = [result for result in variant["layers"] if result["position"] == position]
             is_chosen = position == chosen["position"]
-            x, y = range(len(at)), [result["val_auroc"] for result in at]
+            x, y = range(len(at)), _numbers(at, "val_auroc")
             label = name if len(positions) == 1 else f"{name}, {position}"
             ax.plot(x, y, _STYLES[number % len(_STYLES)], color=color, marker=MARKERS[name] if is_chosen else "",
                     markersize=3, linewidth=1.5 if is_chosen else 0.9, label=label)  # fmt: skip
             if is_chosen:
-                low, high = ([result[f"val_auroc_{end}"] for result in at] for end in ("low", "high"))
+                low, high = (_numbers(at, f"val_auroc_{end}") for end in ("low", "high"))
                 ax.fill_between(x, low, high, color=color, alpha=0.15, linewidth=0)
                 best = [result["layer"] for result in at].index(chosen["layer"])
                 ax.plot([best], [y[best]], "o", markersize=11, markerfacecolor="none", color=color)
@@ -61,7 +61,7 @@ def layer_map(variant: Mapping[str, Any], *, label: str, ax: Axes | None = None)
     layers = list(dict.fromkeys(result["layer"] for result in variant["layers"]))
     grid = np.full((len(positions), len(layers)), np.nan)
     for result in variant["layers"]:
-        grid[positions.index(result["position"]), layers.index(result["layer"])] = result["val_auroc"]
+        grid[positions.index(result["position"]), layers.index(result["layer"])] = _numbers([result], "val_auroc")[0]
     ax = axes(ax, (3.9, 1.5 + 0.3 * len(positions)))
     # One hue from dark to light: read alike in grey.
     mesh = ax.pcolormesh(grid, cmap=matplotlib.colormaps["cividis"].resampled(_SHADES))
@@ -78,6 +78,11 @@ def layer_map(variant: Mapping[str, Any], *, label: str, ax: Axes | None = None)
     colorbar.solids.set(rasterized=False, edgecolor="face")  # pyright: ignore[reportOptionalMemberAccess]
     colorbar.outline.set_edgecolor(INK)  # pyright: ignore[reportCallIssue]
     return finish(ax, f"{plain(label)}: AUROC on validation\n(frame: chosen)")
+
+
+def _numbers(results: Sequence[Mapping[str, Any]], key: str) -> np.ndarray:
+    """Null is NaN, which is not drawn."""
+    return np.array([result[key] for result in results], dtype=np.float64)
 
 
 def _positions(variant: Mapping[str, Any]) -> list[str]:
