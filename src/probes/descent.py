@@ -158,11 +158,11 @@ def polish(
 
     A round makes the gradient some thousand times smaller, since what float32 products add to it are changes only.
     """
-    at, known = rows.at(start.v), np.inf
-    while (size := float(np.abs(at.gradient(penalty)).max())) > tolerance and size < known / 2:
+    at, known, reached = rows.at(start.v), np.inf, True
+    while (size := float(np.abs(at.gradient(penalty)).max())) > tolerance and size < known / 2 and reached:
         known = size
         near = max(tolerance / 2, size * 1e-3)
-        at, _ = descend(rows, spectrum, at, memory, penalty=penalty, tolerance=near, max_iter=max_iter)
+        at, reached = descend(rows, spectrum, at, memory, penalty=penalty, tolerance=near, max_iter=max_iter)
         at = rows.at(at.v)
     return at, size <= tolerance
 
