@@ -88,7 +88,9 @@ BAD[3, 2] = np.nan
         (np.zeros((10, 5)), np.zeros(10), r"X has shape \(10, 5\); \(n, 6\)"),
         (BAD, np.zeros(10), "NaN or infinity in 1 rows, the first is row 3"),
         (np.zeros((10, 6)), np.zeros(9), r"y has shape \(9,\), but there are 10 rows"),
-        (np.zeros((10, 6)), np.full(10, 0.7), "y must be 0 or 1; 10 are not, the first is 0.7"),
+        (np.zeros((10, 6)), np.full(10, 1.7), r"y must be between 0 and 1; 10 are not, the first is 1\.7 at index 0"),
+        (np.zeros((10, 6)), np.full(10, np.nan), "y must be between 0 and 1; 10 are not, the first is nan"),
+        (np.zeros((9, 6)), np.arange(9) % 2, "There are 9 training rows: a probe needs 10"),
         (np.zeros((10, 6)), np.ones(10), "All 10 training labels are 1"),
     ],
 )

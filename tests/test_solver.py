@@ -87,7 +87,7 @@ def test_all_rows_twice_and_half_of_c_is_the_same_regression():
 
 
 def test_a_soft_target_is_as_many_hard_ones():
-    X, y = world(200, 30)
+    X, _ = world(200, 30)
     shares = np.random.default_rng(1).integers(0, 5, 200) / 4
     hard = np.concatenate([(np.arange(4) < 4 * share) for share in shares]).astype(float)
     equal(tight(X, shares, 0.4), tight(np.repeat(X, 4, axis=0), hard, 0.1), X)

@@ -4,6 +4,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from src.probes.linear import LinearProbe
+from src.probes.states import MIN_ROWS
 from src.probes.sweep import Part
 
 SHUFFLES = 20
@@ -47,14 +48,14 @@ def half_predictions(
         repeats: how many.
 
     Returns:
-        (repeats, n_test); fewer rows where a half was left with one class.
+        (repeats, n_test); fewer rows where a half was left with one class, or with too few rows.
     """
     rng = np.random.default_rng(seed)
     train, val = (Part(part.states[:, place, None], part.labels, part.questions) for part in (train, val))
     predictions = []
     for _ in tqdm(range(repeats), desc="halves", unit="probe", disable=None, leave=False):
         half, chosen_on = _half(train, rng), _half(val, rng)
-        if not chosen_on.labels.size or half.labels.min() == half.labels.max():
+        if not chosen_on.labels.size or len(half.labels) < MIN_ROWS or half.labels.min() == half.labels.max():
             continue
         probe = LinearProbe(train.states.shape[2])
         probe.fit(half.states, half.labels, chosen_on.states, chosen_on.labels)

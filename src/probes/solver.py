@@ -50,15 +50,16 @@ class Step(NamedTuple):
     val_nll: float
 
 
-# Products bound by memory gain little from a second BLAS thread, and waiting for one another costs it dearly: 1,019 rows
-# of 4,096 took 3.5 CPU-seconds with two threads on two busy cores, .4 with one.
-_one_thread = threadpool_limits.wrap(limits=1, user_api="blas")
+# Products bound by memory gain little from a second BLAS thread, and their waiting for one another costs dearly: 1,019
+# rows of 4,096 took 3.5 CPU-seconds with two threads on two busy cores, .4 with one.
+one_thread = threadpool_limits.wrap(limits=1, user_api="blas")
 
 
-@_one_thread
+@one_thread
 def fit_path(
     X: Any, y: np.ndarray, X_val: Any, y_val: np.ndarray, *, grid: tuple[float, ...] = HALF_DECADES,
-    sample_weight: np.ndarray | None = None, tolerance: float = 1e-7, patience: int | None = PATIENCE, max_iter: int = 1000
+    sample_weight: np.ndarray | None = None, tolerance: float = 1e-7, patience: int | None = PATIENCE,
+    max_iter: int = 1000,
 ) -> Fit:  # fmt: skip
     """Fit from the strongest penalty to the weakest; stop after two C's without improvement.
 
@@ -83,7 +84,7 @@ def fit_path(
     return Fit(fit.weight, fit.bias, best.C, mean_nll(X_val @ fit.weight + fit.bias, y_val), fit.converged)
 
 
-@_one_thread
+@one_thread
 def fit_at(
     X: Any, y: np.ndarray, C: float, *, grid: tuple[float, ...] = HALF_DECADES,
     sample_weight: np.ndarray | None = None, tolerance: float = 1e-7, max_iter: int = 1000

@@ -68,4 +68,4 @@ class Spectrum:
 
 
 def _orthonormal(Y: np.ndarray) -> np.ndarray:
-    return qr(Y, mode="economic", overwrite_a=True, check_finite=False)[0]
+    return np.asarray(qr(Y, mode="economic", overwrite_a=True, check_finite=False)[0])
