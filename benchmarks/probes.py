@@ -5,7 +5,7 @@
 
 Standardisation is part of every figure. Ours and the peer take turns, who is first changes, and figures are
 CPU-seconds of all threads; "times" is the median of the ratios within a repetition, with the smallest and the largest.
-Both choose C on the same validation rows; ours then goes on to a gradient of 1e-7 with products in float64,
+Both choose C on the same validation rows; ours then goes on to a gradient of 1e-6 with products in float64,
 scikit-learn stops at 1e-4. The chosen C and the held-out loss and AUROC must agree, or the script stops.
 
 `--threads 1` gives both one BLAS and OpenMP thread; without it each works as it is installed: ours then limits itself
@@ -189,7 +189,7 @@ def memory(world: World) -> str:
     layer = rows * d * 4
     return (
         f"Memory of a fit beside the data: {peak / 2**20:.0f} MiB, of which {layer / 2**20:.0f} MiB are the "
-        f"standardised rows of one layer (float32, train and val); {(peak - layer) / 2**20:.0f} MiB are everything else."
+        f"standardised rows of one layer (float32, train and val); {(peak - layer) / 2**20:.0f} MiB are all else."
     )
 
 

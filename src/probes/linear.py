@@ -58,7 +58,7 @@ class LinearProbe(Probe):
     val_nll_: float
     converged_: bool
 
-    def __init__(self, input_dim: int, *, tolerance: float = 1e-7):
+    def __init__(self, input_dim: int, *, tolerance: float = 1e-6):
         super().__init__(input_dim)
         self.tolerance = tolerance
 

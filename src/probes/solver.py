@@ -58,7 +58,7 @@ one_thread = threadpool_limits.wrap(limits=1, user_api="blas")
 @one_thread
 def fit_path(
     X: Any, y: np.ndarray, X_val: Any, y_val: np.ndarray, *, grid: tuple[float, ...] = HALF_DECADES,
-    sample_weight: np.ndarray | None = None, tolerance: float = 1e-7, patience: int | None = PATIENCE,
+    sample_weight: np.ndarray | None = None, tolerance: float = 1e-6, patience: int | None = PATIENCE,
     max_iter: int = 1000,
 ) -> Fit:  # fmt: skip
     """Fit from the strongest penalty to the weakest; stop after two C's without improvement.
@@ -87,7 +87,7 @@ def fit_path(
 @one_thread
 def fit_at(
     X: Any, y: np.ndarray, C: float, *, grid: tuple[float, ...] = HALF_DECADES,
-    sample_weight: np.ndarray | None = None, tolerance: float = 1e-7, max_iter: int = 1000
+    sample_weight: np.ndarray | None = None, tolerance: float = 1e-6, max_iter: int = 1000
 ) -> Fit:  # fmt: skip
     """The fit at one C that was chosen elsewhere, come to along the stronger penalties of the grid; see `fit_path`."""
     path = Path(X, y, sample_weight, max_iter=max_iter)

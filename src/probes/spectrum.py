@@ -38,7 +38,8 @@ class Spectrum:
             return cls(np.empty((d, 0)), np.empty(0), float(squares @ share) / d)
         rng = np.random.default_rng(0)
         rows = np.arange(n) if d <= _SMALL else np.sort(rng.choice(n, min(n, _SAMPLED_ROWS), replace=False))
-        A = X[rows] * np.sqrt(share[rows] / share[rows].sum()).astype(X.dtype)[:, None]
+        A = X[rows]
+        A *= np.sqrt(share[rows] / share[rows].sum()).astype(X.dtype)[:, None]
         if d <= _SMALL:
             values, vectors = eigh((A.T @ A).astype(np.float64))
             return cls(vectors.astype(X.dtype), np.maximum(values, 0.0), 0.0)

@@ -87,6 +87,8 @@ class Sample:
             return cls(states, np.arange(len(states)), targets, np.ones(len(states)))
         weight = _numbers(sample_weight, len(states), "sample_weight", "0 or more", lambda v: (v >= 0) & np.isfinite(v))
         rows = np.flatnonzero(weight)
+        if weight.size and not rows.size:
+            raise ScoringError(f"sample_weight is zero in all {weight.size} rows: no row would count.")
         return cls(states, rows, targets[rows], weight[rows])
 
     def only(self, places: np.ndarray) -> "Sample":
@@ -95,11 +97,12 @@ class Sample:
 
     def check_can_train(self) -> None:
         """Raises ScoringError on fewer than 10 rows, or one class."""
-        if len(self.rows) < MIN_ROWS:
-            raise ScoringError(f"There are {len(self.rows)} training rows: a probe needs {MIN_ROWS} or more.")
+        if len(self.states) < MIN_ROWS:
+            raise ScoringError(f"There are {len(self.states)} training rows: a probe needs {MIN_ROWS} or more.")
         if self.one_class:
             raise ScoringError(
-                f"All {self.y.size} training labels are {self.y[0]:g}: a probe needs right and wrong answers."
+                f"All {self.y.size} training labels are {self.y[0]:g}, one class: a probe needs right and wrong "
+                "answers."
             )
 
     @property
