@@ -43,7 +43,7 @@ class Spectrum:
         if d <= _SMALL:
             values, vectors = eigh((A.T @ A).astype(np.float64))
             return cls(vectors.astype(X.dtype), np.maximum(values, 0.0), 0.0)
-        Q = _orthonormal(A.T @ rng.standard_normal((len(rows), _RANK)).astype(X.dtype))
+        Q = _orthonormal(A.T @ rng.standard_normal((len(rows), _RANK), dtype=np.float32).astype(X.dtype, copy=False))
         Q = _orthonormal(A.T @ (A @ Q))
         B = A @ Q
         values, turn = eigh((B.T @ B).astype(np.float64))
