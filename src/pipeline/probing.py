@@ -11,7 +11,7 @@ from src.errors import ConfigError
 from src.pipeline.asked import Asked
 from src.probes.baselines import SurfaceAssessor, signal_confidence, subject_means
 from src.probes.refits import half_predictions, shuffled_predictions
-from src.probes.sweep import Part, Sweep, sweep_places
+from src.probes.sweep import Family, Part, Sweep, sweep_places
 from src.probes.text_only import TextOnlyAssessor
 
 PROBE, OWN, TEXT, SURFACE, SUBJECT = "probe", "own_probability", "text_only", "surface", "subject_mean"
@@ -76,7 +76,14 @@ def answered_splits(splits: Splits, asked: Mapping[str, Asked]) -> dict[str, Spl
 
 
 def fit_scorers(
-    asked: Asked, examples: tuple[Example, ...], splits: Splits, *, seed: int, repeats: int, label: str
+    asked: Asked,
+    examples: tuple[Example, ...],
+    splits: Splits,
+    *,
+    seed: int,
+    repeats: int,
+    label: str,
+    family: Family = "logistic",
 ) -> Probed:
     """Fit probe, text-only assessor and controls for one model; all rows but those of train and val are only predicted.
 
@@ -87,6 +94,7 @@ def fit_scorers(
         seed: of the shuffled labels and the halves.
         repeats: probes trained on halves.
         label: of the model, shown while it works.
+        family: of the probes.
     """
 
     def own(rows: np.ndarray) -> np.ndarray:
@@ -99,7 +107,7 @@ def fit_scorers(
     train, val = (
         Part(asked.hidden[rows], asked.correct[rows], splits.groups[rows]) for rows in (splits.train, splits.val)
     )
-    sweep = sweep_places(asked.places, train, val, progress=f"{label}: probes")
+    sweep = sweep_places(asked.places, train, val, family=family, progress=f"{label}: probes")
     text = TextOnlyAssessor().fit(
         _texts(examples, splits.train), train.labels, _texts(examples, splits.val), val.labels
     )
@@ -117,8 +125,8 @@ def fit_scorers(
         test=test | _baselines(asked, examples, splits, train.labels, val.labels),
         val=val_said,
         calibration=calibration,
-        shuffled=shuffled_predictions(train, val, states, sweep.best, seed=seed),
-        halves=half_predictions(train, val, states, sweep.best, seed=seed, repeats=repeats),
+        shuffled=shuffled_predictions(train, val, states, sweep.best, seed=seed, family=family),
+        halves=half_predictions(train, val, states, sweep.best, seed=seed, repeats=repeats, family=family),
         sweep=sweep,
         missing="",
     )

@@ -54,8 +54,6 @@ class LinearProbe(Probe):
     """
 
     weights_: ProbeWeights
-    C_: float
-    val_nll_: float
     converged_: bool
 
     def __init__(self, input_dim: int, *, tolerance: float = 1e-6):

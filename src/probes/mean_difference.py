@@ -5,7 +5,6 @@ from typing import Any
 import numpy as np
 from scipy.special import logit
 
-from src.errors import ScoringError
 from src.probes.folds import folds
 from src.probes.linear import ProbeWeights
 from src.probes.probe import Probe
@@ -21,7 +20,8 @@ class MeanDifferenceProbe(Probe):
 
     It learns a direction in closed form and is steadier than logistic regression where rows are few. How far along it
     means how sure (Platt's two numbers) is learnt on validation rows, or out of fold: on its own training rows it would
-    be too sure. A direction that those rows contradict says nothing, so that P is the share of right answers.
+    be too sure. Where those rows contradict the direction, or are all alike, P is their share of right answers, with
+    half a right and half a wrong one added.
 
     Args:
         input_dim: the width d of the states.
@@ -32,7 +32,6 @@ class MeanDifferenceProbe(Probe):
     """
 
     weights_: ProbeWeights
-    val_nll_: float
 
     def _fit(self, train: Sample, val: Sample | None, groups: Any) -> None:
         pairs = [(train, val)] if val is not None else folds(train, groups)
@@ -62,10 +61,12 @@ def _held_out(pair: tuple[Sample, Sample]) -> tuple[np.ndarray, np.ndarray, np.n
 
 
 def _platt(along: np.ndarray, y: np.ndarray, weight: np.ndarray) -> tuple[float, float]:
+    right, total = float(weight @ y), float(weight.sum())
+    nothing = 0.0, float(logit((right + 0.5) / (total + 1)))
     if y.min() == y.max():
-        raise ScoringError(f"All {y.size} validation labels are {y[0]:g}: how sure to be cannot be learnt from them.")
+        return nothing
     spread = float(along.std()) or 1.0
     fit = fit_at(along[:, None] / spread, y, _HARDLY_ANY_PENALTY, grid=(), sample_weight=weight)
     if fit.weight[0] <= 0:
-        return 0.0, float(logit(np.average(y, weights=weight)))
+        return nothing
     return float(fit.weight[0]) / spread, fit.bias

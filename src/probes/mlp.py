@@ -61,7 +61,6 @@ class MLPProbe(Probe):
 
     weights_: MLPWeights
     epochs_: int
-    val_nll_: float
 
     def __init__(self, input_dim: int, *, seed: int = 0):
         super().__init__(input_dim)

@@ -3,15 +3,21 @@
 import numpy as np
 from tqdm.auto import tqdm
 
-from src.probes.linear import LinearProbe
 from src.probes.states import MIN_ROWS
-from src.probes.sweep import Part
+from src.probes.sweep import Family, Part, new_probe
 
 SHUFFLES = 20
 
 
 def shuffled_predictions(
-    train: Part, val: Part, test_states: np.ndarray, place: int, *, seed: int, shuffles: int = SHUFFLES
+    train: Part,
+    val: Part,
+    test_states: np.ndarray,
+    place: int,
+    *,
+    seed: int,
+    shuffles: int = SHUFFLES,
+    family: Family = "logistic",
 ) -> np.ndarray:
     """What probes say that were trained on labels dealt out at random: (shuffles, n_test).
 
@@ -21,7 +27,7 @@ def shuffled_predictions(
     rng = np.random.default_rng(seed)
     predictions = []
     for _ in tqdm(range(shuffles), desc="shuffled labels", unit="probe", disable=None, leave=False):
-        probe = LinearProbe(train.states.shape[2]).fit(
+        probe = new_probe(family, train.states.shape[2]).fit(
             train.states[:, place],
             rng.permutation(train.labels),
             val.states[:, place],
@@ -32,7 +38,7 @@ def shuffled_predictions(
 
 
 def half_predictions(
-    train: Part, val: Part, test_states: np.ndarray, place: int, *, seed: int, repeats: int
+    train: Part, val: Part, test_states: np.ndarray, place: int, *, seed: int, repeats: int, family: Family = "logistic"
 ) -> np.ndarray:
     """What probes say that were trained, and whose C was chosen, on random halves of the questions.
 
@@ -46,6 +52,7 @@ def half_predictions(
         place: which of the places.
         seed: of the halves.
         repeats: how many.
+        family: of the probes.
 
     Returns:
         (repeats, n_test); fewer rows where a half was left with one class, or with too few rows.
@@ -57,7 +64,7 @@ def half_predictions(
         half, chosen_on = _half(train, rng), _half(val, rng)
         if not chosen_on.labels.size or len(half.labels) < MIN_ROWS or half.labels.min() == half.labels.max():
             continue
-        probe = LinearProbe(train.states.shape[2])
+        probe = new_probe(family, train.states.shape[2])
         probe.fit(half.states, half.labels, chosen_on.states, chosen_on.labels)
         predictions.append(probe.predict(test_states[:, place]))
     return np.array(predictions).reshape(-1, len(test_states))
