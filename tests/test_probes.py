@@ -1,16 +1,21 @@
 """Probes: theorems, agreement with scikit-learn, and errors that name the row."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
+from sklearn.utils.estimator_checks import check_estimator
 
 from src.errors import ScoringError
-from src.probes import LinearProbe
-from src.probes.refits import shuffled_predictions
+from src.probes import LinearProbe, MeanDifferenceProbe, MLPProbe, ProbeClassifier
+from src.probes.folds import fold_of_each
+from src.probes.refits import half_predictions, shuffled_predictions
 from src.probes.solver import fit_path, mean_nll, probability
-from src.probes.sweep import Part, Place, sweep_places
+from src.probes.states import Sample
+from src.probes.sweep import Part, Place, new_probe, sweep_places
 from src.probes.text_only import TextOnlyAssessor
 
 
@@ -88,7 +93,9 @@ BAD[3, 2] = np.nan
         (np.zeros((10, 5)), np.zeros(10), r"X has shape \(10, 5\); \(n, 6\)"),
         (BAD, np.zeros(10), "NaN or infinity in 1 rows, the first is row 3"),
         (np.zeros((10, 6)), np.zeros(9), r"y has shape \(9,\), but there are 10 rows"),
-        (np.zeros((10, 6)), np.full(10, 0.7), "y must be 0 or 1; 10 are not, the first is 0.7"),
+        (np.zeros((10, 6)), np.full(10, 1.7), r"y must be between 0 and 1; 10 are not, the first is 1\.7 at index 0"),
+        (np.zeros((10, 6)), np.full(10, np.nan), "y must be between 0 and 1; 10 are not, the first is nan"),
+        (np.zeros((9, 6)), np.arange(9) % 2, "There are 9 training rows: a probe needs 10"),
         (np.zeros((10, 6)), np.ones(10), "All 10 training labels are 1"),
     ],
 )
@@ -117,6 +124,30 @@ def test_the_sweep_finds_the_layer_that_knows():
     assert np.mean([roc_auc_score(y[450:], p) for p in shuffled]) == pytest.approx(0.5, abs=0.1)
 
 
+@pytest.mark.parametrize("family", ["logistic", "mean_difference", "mlp"])
+def test_every_family_can_be_swept_shuffled_and_halved(family):
+    X, y = toy(n=400)
+    states = np.stack([toy(n=400, seed=9)[0], X], axis=1)
+    train, val = (Part(states[rows], y[rows], np.arange(400)[rows]) for rows in (slice(0, 200), slice(200, 300)))
+    sweep = sweep_places([Place("last_answer", f"block.{n}") for n in range(2)], train, val, family=family)
+    assert sweep.chosen.layer == "block.1"
+    assert (sweep.chosen.C is None) == (family != "logistic")
+    assert isinstance(sweep.probe, type(new_probe(family, 6)))
+    shuffled = shuffled_predictions(train, val, states[300:], 1, seed=0, shuffles=2, family=family)
+    halves = half_predictions(train, val, states[300:], 1, seed=0, repeats=2, family=family)
+    assert shuffled.shape == halves.shape == (2, 100)
+    assert min(roc_auc_score(y[300:], p) for p in halves) > 0.6
+
+
+def test_a_layer_that_cannot_be_fitted_is_named_with_the_row():
+    X, y = toy(n=60)
+    states = np.stack([X, X], axis=1)
+    states[7, 1, 2] = np.nan
+    part = Part(states, y, np.arange(60))
+    with pytest.raises(ScoringError, match=r"^block\.5 at last_answer: X holds NaN .* first is row 7"):
+        sweep_places([Place("last_answer", "block.2"), Place("last_answer", "block.5")], part, part)
+
+
 def test_the_text_only_assessor_reads_what_the_text_tells():
     rng = np.random.default_rng(0)
     numbers = rng.integers(0, 100, (900, 2))
@@ -127,3 +158,205 @@ def test_the_text_only_assessor_reads_what_the_text_tells():
     shuffled = rng.permutation(y)
     assessor = TextOnlyAssessor().fit(texts[:500], shuffled[:500], texts[500:600], shuffled[500:600])
     assert roc_auc_score(shuffled[600:], assessor.predict(texts[600:])) == pytest.approx(0.5, abs=0.1)
+
+
+FAMILIES = [LinearProbe, MeanDifferenceProbe, MLPProbe]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+class TestEveryFamily:
+    def test_reads_what_there_is_and_gives_probabilities(self, family):
+        X, y = toy(n=900)
+        probe = family(6).fit(X[:400], y[:400], X[400:600], y[400:600])
+        p = probe.predict(X[600:])
+        assert p.dtype == np.float64
+        assert roc_auc_score(y[600:], p) > 0.75
+        assert p.mean() == pytest.approx(y[600:].mean(), abs=0.08)
+        np.testing.assert_allclose(probe.predict_proba(X[600:]), np.column_stack([1 - p, p]), atol=1e-12)
+        np.testing.assert_allclose(probability(probe.decision_function(X[600:])), p)
+        assert probe.score(X[600:], y[600:]) == np.mean((p > 0.5) == y[600:])
+        said = probe.decision_function(X[400:600])
+        if family is not MeanDifferenceProbe:
+            assert probe.val_nll_ == pytest.approx(mean_nll(said, y[400:600]), abs=1e-6)
+
+    def test_is_the_same_every_time_and_wherever_the_states_lie(self, family, tmp_path):
+        X, y = toy()
+        np.save(tmp_path / "states.npy", X)
+        mapped = np.load(tmp_path / "states.npy", mmap_mode="r")
+
+        def said(states):
+            return family(6).fit(states[:200], y[:200], states[200:], y[200:]).predict(states)
+
+        expected = said(X)
+        for same in (X, mapped, X[:, None], torch.from_numpy(X)):
+            np.testing.assert_array_equal(said(same), expected)
+        half = torch.from_numpy(X).bfloat16()
+        np.testing.assert_array_equal(said(half), said(half.float().numpy()))
+
+    def test_cross_validates_where_no_validation_rows_are_given(self, family):
+        X, y = toy(n=900)
+        probe = family(6).fit(X[:600], y[:600])
+        assert roc_auc_score(y[600:], probe.predict(X[600:])) > 0.75
+        assert 0.3 < probe.val_nll_ < 0.69
+
+    def test_ignores_a_feature_that_was_constant_in_training(self, family):
+        X, y = toy()
+        X = np.hstack([X, np.full((400, 1), 7.123, np.float32)])
+        probe = family(7).fit(X, y)
+        moved = X.copy()
+        moved[:, 6] = -50
+        np.testing.assert_allclose(probe.predict(moved), probe.predict(X), atol=1e-12)
+
+    def test_learns_nothing_from_random_labels(self, family):
+        X, _ = toy(n=2000, d=20)
+        y = np.random.default_rng(5).integers(0, 2, 2000).astype(float)
+        probe = family(20).fit(X[:400], y[:400], X[400:600], y[400:600])
+        assert roc_auc_score(y[600:], probe.predict(X[600:])) == pytest.approx(0.5, abs=0.06)
+        assert mean_nll(probe.decision_function(X[600:]), y[600:]) < 0.74
+
+
+@pytest.mark.parametrize("family", [LinearProbe, MeanDifferenceProbe])
+@pytest.mark.parametrize("validated", [True, False])
+def test_a_rows_weight_is_how_often_it_is_given_and_none_is_no_row(family, validated):
+    X, y = (a.astype(np.float64) for a in toy(n=120))
+    times = np.random.default_rng(1).integers(0, 4, 120)
+    val = toy(n=80, seed=7) if validated else ()
+    weighted = family(6).fit(X, y, *val, sample_weight=times)
+    repeated = family(6).fit(np.repeat(X, times, axis=0), np.repeat(y, times), *val)
+    np.testing.assert_allclose(weighted.predict(X), repeated.predict(X), atol=1e-5)
+
+
+def test_a_share_of_right_answers_is_as_many_right_and_wrong_ones():
+    X, _ = toy(n=150)
+    shares = np.random.default_rng(1).integers(0, 5, 150) / 4
+    hard = np.concatenate([(np.arange(4) < 4 * share) for share in shares]).astype(float)
+    val = toy(n=80, seed=7)
+    soft = LinearProbe(6).fit(X, shares, *val, sample_weight=np.full(150, 4.0))
+    np.testing.assert_allclose(soft.predict(X), LinearProbe(6).fit(np.repeat(X, 4, axis=0), hard, *val).predict(X),
+                               atol=1e-4)  # fmt: skip
+
+
+def test_rows_of_one_question_stay_in_one_fold_in_any_order():
+    X, y = toy(n=300)
+    groups = np.random.default_rng(0).integers(0, 60, 300)
+    sample = Sample.of(X, y, None, "X", 6)
+    fold = fold_of_each(sample, groups)
+    assert all(np.unique(fold[groups == group]).size == 1 for group in range(60))
+    assert np.bincount(fold).min() > 20
+    order = np.random.default_rng(1).permutation(300)
+    np.testing.assert_array_equal(fold_of_each(Sample.of(X[order], y[order], None, "X", 6), groups[order]), fold[order])
+    twice = fold_of_each(Sample.of(np.tile(X, (2, 1)), np.tile(y, 2), None, "X", 6))
+    np.testing.assert_array_equal(twice[:300], twice[300:])
+
+
+def test_repeated_questions_do_not_choose_a_weak_penalty():
+    """Each question ten times with labels of its own: folds of rows would reward remembering it."""
+    rng = np.random.default_rng(0)
+    X = np.repeat(rng.standard_normal((60, 200)), 10, axis=0) + 0.1 * rng.standard_normal((600, 200))
+    X, y = X.astype(np.float32), np.repeat(rng.integers(0, 2, 60), 10).astype(float)
+    assert LinearProbe(200).fit(X, y, groups=np.repeat(np.arange(60), 10)).C_ < LinearProbe(200).fit(X, y).C_
+
+
+def test_means_far_from_zero_do_not_blur_float32_states():
+    X, y = toy()
+    moved = X.astype(np.float64) + 4096.0
+    probe, expected = fitted(moved.astype(np.float32), y), fitted(X, y)
+    np.testing.assert_allclose(probe.predict(moved.astype(np.float32)), expected.predict(X), atol=2e-3)
+
+
+def test_a_fit_holds_one_copy_of_a_layer_and_little_else():
+    X, y = toy(n=4000, d=600)
+    fitted(X[:1000], y[:1000])
+    tracemalloc.start()
+    fitted(X, y)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    sampled_rows, blocks_and_vectors = 2000 * 600 * 4, 6 * 2**20
+    assert peak < X.nbytes + sampled_rows + blocks_and_vectors
+
+
+def test_a_probe_upside_down_on_its_own_training_rows_is_an_error():
+    X = np.r_[np.linspace(0.0, 1.0, 20), np.linspace(-1.0, 0.0, 19), 500.0].astype(np.float32)[:, None]
+    y = np.r_[np.zeros(20), np.ones(20)]
+    with pytest.raises(ScoringError, match=r"the wrong way round \(AUROC 0\.0"):
+        LinearProbe(1).fit(X, y, X, y)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"sample_weight": np.full(20, -1.0)}, "sample_weight must be 0 or more; 20 are not, the first is -1"),
+        ({"sample_weight": np.ones(19)}, r"sample_weight has shape \(19,\), but there are 20 rows"),
+        ({"sample_weight": np.zeros(20)}, "sample_weight is zero in all 20 rows"),
+        ({"X_val": np.zeros((5, 6))}, "X_val and y_val belong together"),
+        ({"X_val": np.zeros((0, 6)), "y_val": np.zeros(0)}, "no validation rows"),
+        ({"X_val": np.zeros((5, 7)), "y_val": np.zeros(5)}, r"X_val has shape \(5, 7\)"),
+        ({"X_val": np.full((5, 6), np.inf), "y_val": np.zeros(5)}, "X_val holds NaN or infinity in 5 rows"),
+        ({"X_val": np.zeros((5, 6)), "y_val": np.full(5, 2.0)}, "y_val must be between 0 and 1; 5 are not"),
+        ({"groups": np.zeros(20)}, "All 20 training rows are one group"),
+        ({"groups": np.zeros(3)}, r"groups has shape \(3,\)"),
+        ({"groups": np.arange(20) < 10}, "No part of the training rows can be set aside"),
+    ],
+)
+def test_what_does_not_fit_the_training_rows_is_named(given, message):
+    X, _ = toy(20)
+    with pytest.raises(ScoringError, match=message):
+        LinearProbe(6).fit(X, np.repeat([1.0, 0.0], 10), **given)
+
+
+def test_a_feature_that_float32_cannot_square_is_named():
+    X, y = toy()
+    X[:, 2] *= np.float32(1e30)
+    with pytest.raises(ScoringError, match="Feature 2 spreads further than float32 can square"):
+        fitted(X, y)
+
+
+def test_a_direction_that_validation_contradicts_or_cannot_judge_says_nothing():
+    X, y = toy()
+    probe = MeanDifferenceProbe(6).fit(X[:200], y[:200], X[200:], 1 - y[200:])
+    np.testing.assert_allclose(probe.predict(X), ((1 - y[200:]).sum() + 0.5) / 201, atol=1e-9)
+    probe = MeanDifferenceProbe(6).fit(X[:200], y[:200], X[200:250], np.ones(50))
+    np.testing.assert_allclose(probe.predict(X), 50.5 / 51, atol=1e-9)
+
+
+def test_the_difference_of_means_is_that_of_standardised_states():
+    X, y = toy()
+    moved = X * np.float32([1, 10, 0.1, 3, 7, 1])
+    Z = (moved[:200] - moved[:200].mean(0)) / moved[:200].std(0)
+    expected = Z[y[:200] == 1].mean(0) - Z[y[:200] == 0].mean(0)
+    weight = MeanDifferenceProbe(6).fit(moved[:200], y[:200], moved[200:], y[200:]).weights_.weight
+    np.testing.assert_allclose(weight / np.linalg.norm(weight), expected / np.linalg.norm(expected), atol=1e-5)
+
+
+def test_an_mlp_reads_what_no_line_can_and_leaves_torchs_random_numbers_alone():
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((1500, 4)).astype(np.float32)
+    y = (X[:, 0] * X[:, 1] > 0).astype(float)
+    state = torch.random.get_rng_state()
+    probe = MLPProbe(4).fit(X[:800], y[:800], X[800:1000], y[800:1000])
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert roc_auc_score(y[1000:], probe.predict(X[1000:])) > 0.9
+    line = LinearProbe(4).fit(X[:800], y[:800], X[800:1000], y[800:1000])
+    assert roc_auc_score(y[1000:], line.predict(X[1000:])) < 0.6
+
+
+@pytest.mark.slow
+def test_the_classifier_passes_every_check_of_scikit_learn():
+    results = check_estimator(ProbeClassifier(), on_skip=None)
+    assert {result["status"] for result in results} <= {"passed", "skipped"}
+    skipped = [result["check_name"] for result in results if result["status"] == "skipped"]
+    assert skipped in ([], ["check_array_api_input"])
+
+
+def test_the_classifier_gives_labels_of_its_own_kind():
+    X, y = toy()
+    names = np.where(y == 1, "yes", "no")
+    classifier = ProbeClassifier().fit(X, names)
+    assert list(classifier.classes_) == ["no", "yes"]
+    np.testing.assert_array_equal(classifier.predict(X) == "yes", classifier.predict_proba(X)[:, 1] > 0.5)
+    probe = LinearProbe(6, tolerance=1e-10).fit(X, y)
+    np.testing.assert_allclose(classifier.predict_proba(X)[:, 1], probe.predict(X), atol=1e-9)
+    with pytest.raises(ScoringError, match="y holds 3 classes"):
+        ProbeClassifier().fit(X, np.arange(400) % 3)
+    with pytest.raises(ScoringError, match="y holds one class, yes"):
+        ProbeClassifier().fit(X, np.full(400, "yes"))

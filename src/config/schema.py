@@ -193,8 +193,9 @@ class ExtractionConfig(Section):
 class ProbeConfig(Section):
     """The probe."""
 
-    family: Literal["logistic"] = "logistic"
-    """Standardised L2 logistic regression."""
+    family: Literal["logistic", "mean_difference", "mlp"] = "logistic"
+    """Of standardised states: L2 logistic regression; the difference of the class means, steadier with few questions;
+    or a small network with one hidden layer."""
 
 
 class BaselinesConfig(Section):

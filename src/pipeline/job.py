@@ -115,7 +115,13 @@ def run(config: str | Path | Mapping[str, Any] | Config) -> RunResult:
         usable = answered_splits(splits, asked) if drop else dict.fromkeys(asked, splits)
         probed = {
             name: fit_scorers(
-                one, questions.examples, usable[name], seed=seed, repeats=config.evaluation.repeats, label=name
+                one,
+                questions.examples,
+                usable[name],
+                seed=seed,
+                repeats=config.evaluation.repeats,
+                label=name,
+                family=config.probe.family,
             )
             for name, one in asked.items()
         }

@@ -11,7 +11,7 @@ from src.errors import ConfigError
 from src.pipeline.asked import Asked
 from src.probes.baselines import SurfaceAssessor, signal_confidence, subject_means
 from src.probes.refits import half_predictions, out_of_fold_predictions, shuffled_predictions
-from src.probes.sweep import Part, Sweep, sweep_places
+from src.probes.sweep import Family, Part, Sweep, sweep_places
 from src.probes.text_only import TextOnlyAssessor
 
 PROBE, OWN, TEXT, SURFACE, SUBJECT = "probe", "own_probability", "text_only", "surface", "subject_mean"
@@ -80,7 +80,14 @@ def answered_splits(splits: Splits, asked: Mapping[str, Asked]) -> dict[str, Spl
 
 
 def fit_scorers(
-    asked: Asked, examples: tuple[Example, ...], splits: Splits, *, seed: int, repeats: int, label: str
+    asked: Asked,
+    examples: tuple[Example, ...],
+    splits: Splits,
+    *,
+    seed: int,
+    repeats: int,
+    label: str,
+    family: Family = "logistic",
 ) -> Probed:
     """Fit probe, text-only assessor and controls for one model; all rows but those of train and val are only predicted.
 
@@ -91,6 +98,7 @@ def fit_scorers(
         seed: of the shuffled labels and the halves.
         repeats: probes trained on halves.
         label: of the model, shown while it works.
+        family: of the probes.
     """
 
     def own(rows: np.ndarray) -> np.ndarray:
@@ -103,7 +111,7 @@ def fit_scorers(
     train, val = (
         Part(asked.hidden[rows], asked.correct[rows], splits.groups[rows]) for rows in (splits.train, splits.val)
     )
-    sweep = sweep_places(asked.places, train, val, progress=f"{label}: probes")
+    sweep = sweep_places(asked.places, train, val, family=family, progress=f"{label}: probes")
     text = TextOnlyAssessor().fit(
         _texts(examples, splits.train), train.labels, _texts(examples, splits.val), val.labels
     )
@@ -122,9 +130,9 @@ def fit_scorers(
         val=val_said,
         calibration=calibration,
         train_own=own(splits.train),
-        train_probe=out_of_fold_predictions(train, val, sweep.best, seed=seed),
-        shuffled=shuffled_predictions(train, val, states, sweep.best, seed=seed),
-        halves=half_predictions(train, val, states, sweep.best, seed=seed, repeats=repeats),
+        train_probe=out_of_fold_predictions(train, val, sweep.best, seed=seed, family=family),
+        shuffled=shuffled_predictions(train, val, states, sweep.best, seed=seed, family=family),
+        halves=half_predictions(train, val, states, sweep.best, seed=seed, repeats=repeats, family=family),
         sweep=sweep,
         missing="",
     )

@@ -3,14 +3,22 @@
 import numpy as np
 from tqdm.auto import tqdm
 
-from src.probes.linear import LinearProbe
-from src.probes.sweep import Part
+from src.probes.folds import FOLDS
+from src.probes.states import MIN_ROWS
+from src.probes.sweep import Family, Part, new_probe
 
 SHUFFLES = 20
 
 
 def shuffled_predictions(
-    train: Part, val: Part, test_states: np.ndarray, place: int, *, seed: int, shuffles: int = SHUFFLES
+    train: Part,
+    val: Part,
+    test_states: np.ndarray,
+    place: int,
+    *,
+    seed: int,
+    shuffles: int = SHUFFLES,
+    family: Family = "logistic",
 ) -> np.ndarray:
     """What probes say that were trained on labels dealt out at random: (shuffles, n_test).
 
@@ -20,7 +28,7 @@ def shuffled_predictions(
     rng = np.random.default_rng(seed)
     predictions = []
     for _ in tqdm(range(shuffles), desc="shuffled labels", unit="probe", disable=None, leave=False):
-        probe = LinearProbe(train.states.shape[2]).fit(
+        probe = new_probe(family, train.states.shape[2]).fit(
             train.states[:, place],
             rng.permutation(train.labels),
             val.states[:, place],
@@ -31,7 +39,7 @@ def shuffled_predictions(
 
 
 def half_predictions(
-    train: Part, val: Part, test_states: np.ndarray, place: int, *, seed: int, repeats: int
+    train: Part, val: Part, test_states: np.ndarray, place: int, *, seed: int, repeats: int, family: Family = "logistic"
 ) -> np.ndarray:
     """What probes say that were trained, and whose C was chosen, on random halves of the questions.
 
@@ -45,27 +53,31 @@ def half_predictions(
         place: which of the places.
         seed: of the halves.
         repeats: how many.
+        family: of the probes.
 
     Returns:
-        (repeats, n_test); fewer rows where a half was left with one class.
+        (repeats, n_test); fewer rows where a half was left with one class, or with too few rows.
     """
     rng = np.random.default_rng(seed)
     train, val = (Part(part.states[:, place, None], part.labels, part.questions) for part in (train, val))
     predictions = []
     for _ in tqdm(range(repeats), desc="halves", unit="probe", disable=None, leave=False):
         half, chosen_on = _half(train, rng), _half(val, rng)
-        if not chosen_on.labels.size or half.labels.min() == half.labels.max():
+        if not chosen_on.labels.size or len(half.labels) < MIN_ROWS or half.labels.min() == half.labels.max():
             continue
-        probe = LinearProbe(train.states.shape[2])
+        probe = new_probe(family, train.states.shape[2])
         probe.fit(half.states, half.labels, chosen_on.states, chosen_on.labels)
         predictions.append(probe.predict(test_states[:, place]))
     return np.array(predictions).reshape(-1, len(test_states))
 
 
-def out_of_fold_predictions(train: Part, val: Part, place: int, *, seed: int, folds: int = 5) -> np.ndarray:
+def out_of_fold_predictions(
+    train: Part, val: Part, place: int, *, seed: int, folds: int = FOLDS, family: Family = "logistic"
+) -> np.ndarray:
     """What probes say of the training rows that were trained on the other folds: (n_train,).
 
-    Folds are of whole questions; C is chosen on val each time. NaN where the other folds hold one class only.
+    Folds are of whole questions; C is chosen on val each time. NaN where the other folds hold one class, or too few
+    rows.
     """
     questions, question = np.unique(train.questions, return_inverse=True)
     fold = np.random.default_rng(seed).permutation(np.arange(questions.size) % folds)[question]
@@ -73,9 +85,9 @@ def out_of_fold_predictions(train: Part, val: Part, place: int, *, seed: int, fo
     for number in tqdm(range(folds), desc="folds", unit="probe", disable=None, leave=False):
         others, here = np.flatnonzero(fold != number), np.flatnonzero(fold == number)
         labels = train.labels[others]
-        if not here.size or labels.min() == labels.max():
+        if not here.size or labels.size < MIN_ROWS or labels.min() == labels.max():
             continue
-        probe = LinearProbe(train.states.shape[2])
+        probe = new_probe(family, train.states.shape[2])
         probe.fit(train.states[others, place], labels, val.states[:, place], val.labels)
         predictions[here] = probe.predict(train.states[here, place])
     return predictions

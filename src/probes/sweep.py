@@ -2,13 +2,20 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from tqdm.auto import tqdm
 
+from src.errors import ScoringError
 from src.evaluation.delong import auroc_interval
 from src.evaluation.ranking import Ranked
 from src.probes.linear import LinearProbe
+from src.probes.mean_difference import MeanDifferenceProbe
+from src.probes.mlp import MLPProbe
+from src.probes.probe import Probe
+
+Family = Literal["logistic", "mean_difference", "mlp"]
 
 
 @dataclass(frozen=True)
@@ -34,7 +41,7 @@ class Part:
 
 @dataclass(frozen=True)
 class PlaceResult:
-    """How the probe of one place did on the validation rows (AUROC: 95 % interval), and the C it chose there."""
+    """How the probe of one place did on the validation rows (AUROC: 95 % interval), and the C chosen there if any."""
 
     position: str
     layer: str
@@ -42,7 +49,7 @@ class PlaceResult:
     val_auroc: float
     val_auroc_low: float
     val_auroc_high: float
-    C: float
+    C: float | None
 
 
 @dataclass(frozen=True)
@@ -51,7 +58,7 @@ class Sweep:
 
     results: tuple[PlaceResult, ...]
     best: int
-    probe: LinearProbe
+    probe: Probe
 
     @property
     def chosen(self) -> PlaceResult:
@@ -59,12 +66,27 @@ class Sweep:
         return self.results[self.best]
 
 
-def sweep_places(places: Sequence[Place], train: Part, val: Part, *, progress: str = "probes") -> Sweep:
-    """Fit a probe at every place and keep the one with the lowest validation NLL. Test rows play no part."""
+def new_probe(family: Family, width: int) -> Probe:
+    """An unfitted probe of states (n, width)."""
+    kinds = {"logistic": LinearProbe, "mean_difference": MeanDifferenceProbe, "mlp": MLPProbe}
+    return kinds[family](width)
+
+
+def sweep_places(
+    places: Sequence[Place], train: Part, val: Part, *, family: Family = "logistic", progress: str = "probes"
+) -> Sweep:
+    """Fit a probe at every place and keep the one with the lowest validation NLL. Test rows play no part.
+
+    Raises:
+        ScoringError: a probe cannot be fitted; the message names the place.
+    """
     probes, results = [], []
     for index, place in enumerate(tqdm(places, desc=progress, unit="probe", disable=None, leave=False)):
-        probe = LinearProbe(train.states.shape[2])
-        probe.fit(train.states[:, index], train.labels, val.states[:, index], val.labels)
+        probe = new_probe(family, train.states.shape[2])
+        try:
+            probe.fit(train.states[:, index], train.labels, val.states[:, index], val.labels)
+        except ScoringError as error:
+            raise ScoringError(f"{place.layer} at {place.position}: {error}") from error
         said = probe.predict(val.states[:, index])
         auroc = (Ranked.of(said, val.labels).auroc(), *auroc_interval(said, val.labels, val.questions))
         probes.append(probe)

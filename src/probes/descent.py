@@ -1,0 +1,182 @@
+"""L-BFGS for one penalised logistic regression: two products with the features per step, and none for anything else.
+
+The objective is sum_i share_i (softplus(z_i) - y_i z_i) + penalty |w|^2 / 2, z = X w + b, with shares that sum to 1.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+from scipy.special import expit
+
+from src.probes.spectrum import Spectrum
+
+_MEMORY = 100
+_BLOCK = 64  # rows that are float64 at a time: few enough to stay in a core's cache
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What is fitted to.
+
+    Attributes:
+        X: (n, d) features, dense float32 or float64, or sparse.
+        y: (n,) float64 targets within [0, 1].
+        share: (n,) float64 weights of the rows, sum 1.
+    """
+
+    X: Any
+    y: np.ndarray
+    share: np.ndarray
+
+    def margins(self, v: np.ndarray) -> np.ndarray:
+        """(n,) float64 X w + b of v = (w, b)."""
+        return (self.X @ v[:-1].astype(self.X.dtype)).astype(np.float64) + v[-1]
+
+    def slope(self, residuals: np.ndarray) -> np.ndarray:
+        """(d + 1,) float64 (X' r, sum r)."""
+        return np.append((self.X.T @ residuals.astype(self.X.dtype)).astype(np.float64), residuals.sum())
+
+    def residuals(self, z: np.ndarray) -> np.ndarray:
+        """(n,) derivative of the mean loss in each margin."""
+        return self.share * (expit(z) - self.y)
+
+    def at(self, v: np.ndarray) -> "Point":
+        """The point v = (w, b), with products in float64 whatever the features are."""
+        if self.X.dtype == np.float64:
+            z = self.margins(v)
+            return Point(v, z, self.slope(self.residuals(z)))
+        z, slope = np.empty(len(self.y)), np.zeros(v.size)
+        for start in range(0, len(z), _BLOCK):
+            part = Rows(*(a[start : start + _BLOCK] for a in (self.X, self.y, self.share)))
+            block = Rows(part.X.astype(np.float64), part.y, part.share)
+            z[start : start + _BLOCK] = block.margins(v)
+            slope += block.slope(block.residuals(z[start : start + _BLOCK]))
+        return Point(v, z, slope)
+
+
+@dataclass(frozen=True)
+class Point:
+    """Weights with the intercept last (d + 1,), the margins there (n,), the slope of the mean loss there (d + 1,)."""
+
+    v: np.ndarray
+    z: np.ndarray
+    slope: np.ndarray
+
+    def gradient(self, penalty: float) -> np.ndarray:
+        """(d + 1,) of the objective: the penalty leaves the intercept alone."""
+        gradient = self.slope + penalty * self.v
+        gradient[-1] = self.slope[-1]
+        return gradient
+
+
+class Memory:
+    """The last steps along a path of penalties, and what each did to the slope of the loss.
+
+    The penalty's part of a change of gradient is known, so the pairs found under one penalty serve under the next.
+    """
+
+    def __init__(self) -> None:
+        self._pairs: deque[tuple[np.ndarray, np.ndarray]] = deque(maxlen=_MEMORY)
+
+    def add(self, step: np.ndarray, change: np.ndarray) -> None:
+        """Keep a step (d + 1,) and its change of slope, if the loss bends along it by more than rounding."""
+        if step @ change > 1e-12 * np.linalg.norm(step) * np.linalg.norm(change):
+            self._pairs.append((step, change))
+
+    def direction(
+        self, gradient: np.ndarray, penalty: float, precondition: Callable[[np.ndarray], np.ndarray]
+    ) -> np.ndarray:
+        """(d + 1,) downhill: the two loops of Nocedal (1980, Mathematics of Computation 35) round a preconditioner."""
+        found, used = -gradient, []
+        for step, change in reversed(self._pairs):
+            bend = step @ change + penalty * (step[:-1] @ step[:-1])
+            share = step @ found / bend
+            found -= share * change
+            found[:-1] -= share * penalty * step[:-1]
+            used.append((step, change, bend, share))
+        found = precondition(found)
+        for step, change, bend, share in reversed(used):
+            found += (share - (change @ found + penalty * (step[:-1] @ found[:-1])) / bend) * step
+        return found
+
+
+def descend(
+    rows: Rows,
+    spectrum: Spectrum,
+    start: Point,
+    memory: Memory,
+    *,
+    penalty: float,
+    tolerance: float,
+    max_iter: int,
+    hopeless: Callable[[np.ndarray], bool] | None = None,
+) -> tuple[Point, bool]:
+    """Go down from a point until no entry of the gradient exceeds the tolerance.
+
+    Args:
+        rows: what is fitted to.
+        spectrum: of its features.
+        start: where to begin.
+        memory: of earlier descents on the same rows; added to.
+        penalty: ridge on the weights.
+        tolerance: of the gradient's largest entry.
+        max_iter: limit of steps.
+        hopeless: asked at every fifth step about (d + 1,) weights; True ends the descent.
+
+    Returns:
+        the last point, and whether the tolerance was reached.
+    """
+    at, residuals = start, rows.residuals(start.z)
+    for step in range(max_iter):
+        gradient = at.gradient(penalty)
+        if np.abs(gradient).max() <= tolerance:
+            return at, True
+        if hopeless and step % 5 == 4 and hopeless(at.v):
+            return at, False
+        curvature = max(float(rows.share @ (expit(at.z) * expit(-at.z))), 1e-4)
+        direction = memory.direction(gradient, penalty, partial(spectrum.precondition, curvature, penalty))
+        direction = direction.astype(rows.X.dtype).astype(np.float64)  # what the product sees
+        dz = rows.margins(direction)
+        length = _step_length(rows, at, direction, dz, penalty)
+        z = at.z + length * dz
+        # Only the change goes through the product, so that its rounding error shrinks with the steps.
+        old, residuals = residuals, rows.residuals(z)
+        change = rows.slope(residuals - old)
+        at = Point(at.v + length * direction, z, at.slope + change)
+        memory.add(length * direction, change)
+    return at, bool(np.abs(at.gradient(penalty)).max() <= tolerance)
+
+
+def polish(
+    rows: Rows, spectrum: Spectrum, start: Point, memory: Memory, *, penalty: float, tolerance: float, max_iter: int
+) -> tuple[Point, bool]:
+    """Go on to a tolerance that float32 products cannot see: every round begins with a slope in float64.
+
+    A round makes the gradient some thousand times smaller, since what float32 products add to it are changes only.
+    """
+    at, known, reached = rows.at(start.v), np.inf, True
+    while (size := float(np.abs(at.gradient(penalty)).max())) > tolerance and size < known / 2 and reached:
+        known = size
+        near = max(tolerance / 2, size * 1e-3)
+        at, reached = descend(rows, spectrum, at, memory, penalty=penalty, tolerance=near, max_iter=max_iter)
+        at = rows.at(at.v)
+    return at, size <= tolerance
+
+
+def _step_length(rows: Rows, at: Point, direction: np.ndarray, dz: np.ndarray, penalty: float) -> float:
+    """Newton's method along the direction, on the margins: no product with the features."""
+    slope, bend = penalty * (at.v[:-1] @ direction[:-1]), penalty * (direction[:-1] @ direction[:-1])
+    t = 1.0
+    for _ in range(8):
+        p = expit(at.z + t * dz)
+        first = (rows.share * (p - rows.y)) @ dz + slope + t * bend
+        second = (rows.share * p * (1 - p)) @ dz**2 + bend
+        change = first / max(float(second), 1e-300)
+        t, old = float(np.clip(t - change, t / 10, t * 10)), t
+        if abs(t - old) <= 1e-3 * t:
+            break
+    return t

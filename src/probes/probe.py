@@ -1,0 +1,105 @@
+"""What every probe of this library can do once its family can fit: checks, probabilities, score."""
+
+from abc import ABC, abstractmethod
+from typing import Any, Self
+
+import numpy as np
+
+from src.errors import ScoringError
+from src.evaluation.ranking import Ranked
+from src.probes.solver import one_thread, probability
+from src.probes.states import Sample, States
+
+
+class Probe(ABC):
+    """Predicts P(the model's answer is correct) from its hidden state.
+
+    Args:
+        input_dim: the width d of the states.
+
+    Attributes:
+        val_nll_: the loss in nats on the rows that something was chosen on.
+        C_: the inverse L2 strength, of families that have one.
+    """
+
+    val_nll_: float
+    C_: float | None = None
+
+    def __init__(self, input_dim: int):
+        self.input_dim = input_dim
+        self.fitted = False
+
+    @one_thread
+    def fit(
+        self, X: Any, y: Any, X_val: Any = None, y_val: Any = None, sample_weight: Any = None, *, groups: Any = None
+    ) -> Self:
+        """Fit on the training rows, and choose what is to be chosen on validation rows, or by 5-fold cross-validation.
+
+        Args:
+            X, X_val: (n, d) or (n, 1, d) states; numpy, memory-mapped or torch. A fit makes one float32 copy of
+                each (float64 of float64).
+            y, y_val: (n,) 1 where the answer was correct, else 0; or a share of right answers between.
+            sample_weight: (n,) how often each training row counts; None: once.
+            groups: (n,) where no validation rows are given: rows of the same group (question) stay in one fold;
+                None: equal rows do.
+
+        Returns:
+            the probe itself.
+
+        Raises:
+            ScoringError (a ValueError): shapes or lengths that do not fit, several layers at once, NaN (with
+                the row), targets outside [0, 1], one class only, fewer than 10 rows, or a probe that ranks its own
+                training rows the wrong way round.
+        """
+        train = Sample.of(X, y, sample_weight, "X", self.input_dim)
+        if (X_val is None) != (y_val is None):
+            raise ScoringError("X_val and y_val belong together: pass both, or neither for cross-validation.")
+        val = None if X_val is None else Sample.of(X_val, y_val, None, "X_val", self.input_dim)
+        train.check_can_train()
+        if val is not None and not val.y.size:
+            raise ScoringError("There are no validation rows to choose with: pass some, or neither X_val nor y_val.")
+        self._fit(train, val, groups)
+        self.fitted = True
+        _check_right_way_up(self._logits(train.states)[train.rows], train)
+        return self
+
+    @one_thread
+    def decision_function(self, X: Any) -> np.ndarray:
+        """(n,) float64 log-odds that the answer is correct."""
+        if not self.fitted:
+            raise ScoringError("This probe has not been fitted: call fit(X, y, X_val, y_val) first.")
+        return self._logits(States(X, "X", self.input_dim))
+
+    def predict(self, X: Any) -> np.ndarray:
+        """(n,) float64 P(correct)."""
+        return probability(self.decision_function(X))
+
+    def predict_proba(self, X: Any) -> np.ndarray:
+        """(n, 2) float64 P(wrong), P(correct)."""
+        z = self.decision_function(X)
+        return np.column_stack([probability(-z), probability(z)])
+
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """Accuracy of "correct" where P(correct) > .5, as scikit-learn's classifiers score; of shares, its mean."""
+        sample = Sample.of(X, y, sample_weight, "X", self.input_dim)
+        said = self.decision_function(X)[sample.rows] > 0
+        return float(np.average(np.where(said, sample.y, 1 - sample.y), weights=sample.weight))
+
+    @abstractmethod
+    def _fit(self, train: Sample, val: Sample | None, groups: Any) -> None:
+        """Learn; where `val` is None, choose on `folds(train, groups)`."""
+
+    @abstractmethod
+    def _logits(self, states: States) -> np.ndarray:
+        """(n,) float64."""
+
+
+def _check_right_way_up(z: np.ndarray, train: Sample) -> None:
+    values, which = np.unique(z, return_inverse=True)
+    n, right = (np.bincount(which, weights=weights) for weights in (train.weight, train.weight * train.y))
+    auroc = Ranked(values, n, right).auroc()
+    if auroc < 0.5 - 1e-9:
+        raise ScoringError(
+            f"The probe ranks its own training rows the wrong way round (AUROC {auroc:.3f}). A few states far from "
+            "all others can do that: look for rows of another layer, prompt or model, and for inverted labels."
+        )
