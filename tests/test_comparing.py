@@ -105,6 +105,9 @@ def test_what_cannot_be_compared_is_said(tmp_path):
         compare_runs([one, other])
     with pytest.raises(ConfigError, match="1 model cannot be compared: name another run"):
         compare_runs([one])
+    parquet.write_table(pa.table({"id": ["x"]}), other / "answers.parquet")
+    with pytest.raises(ConfigError, match="has no column 'correct': another version wrote it"):
+        compare_runs([one, other])
     (other / "answers.parquet").unlink()
     with pytest.raises(ConfigError, match=r"holds no answers.parquet"):
         compare_runs([one, other])

@@ -19,6 +19,7 @@ from src.pipeline.probing import OWN, PROBE, TEXT
 
 SCHEMA = 1
 _SCORERS = (PROBE, OWN, TEXT)
+_COLUMNS = ("model", "id", "group", "correct", "judged")
 _SHOWN = ("auroc", "brier", "nll", "ece")
 _NO_SETTING = {"experiment.name", "extraction.cache_dir"}
 
@@ -116,6 +117,8 @@ def _sides(folder: Path, labels: Mapping[Path, str]) -> list[Side]:
     if not (folder / ANSWERS).is_file():
         raise ConfigError(f"{folder} holds no {ANSWERS}, which a comparison reads. Run it again.")
     table = parquet.read_table(folder / ANSWERS).to_pandas()
+    if missing := sorted({*_COLUMNS, *_SCORERS} - set(table.columns)):
+        raise ConfigError(f"{folder / ANSWERS} has no column {missing[0]!r}: another version wrote it. Run it again.")
     model, config = results["config"]["model"], results["config"]
     sides = []
     for variant in results["variants"]:
