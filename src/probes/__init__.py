@@ -10,8 +10,19 @@ from typing import TYPE_CHECKING
 from src.lazy import lazy_exports
 
 if TYPE_CHECKING:
+    from src.probes.artifact import SavedProbe
     from src.probes.linear import LinearProbe
+    from src.probes.origin import Asking, ModelIdentity, Origin
 
-__all__ = ["LinearProbe"]
+__all__ = ["Asking", "LinearProbe", "ModelIdentity", "Origin", "SavedProbe"]
 
-__getattr__ = lazy_exports(__name__, {"LinearProbe": "linear"})
+__getattr__ = lazy_exports(
+    __name__,
+    {
+        "Asking": "origin",
+        "LinearProbe": "linear",
+        "ModelIdentity": "origin",
+        "Origin": "origin",
+        "SavedProbe": "artifact",
+    },
+)

@@ -1,12 +1,19 @@
 """`LinearProbe`: standardised L2 logistic regression on one layer's hidden states."""
 
+import copy
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from src.errors import ScoringError
+from src.evaluation.inputs import as_probabilities
+from src.evaluation.recalibration import Method, Recalibration, fit_recalibration
 from src.probes.solver import HALF_DECADES, fit_path, probability
+
+if TYPE_CHECKING:
+    from src.probes.artifact import SavedProbe
+    from src.probes.origin import Origin
 
 
 @dataclass(frozen=True)
@@ -41,12 +48,14 @@ class LinearProbe:
         C_: the inverse L2 strength that scored best on the validation rows, from half decades 1e-6 to 1.
         val_nll_: its validation loss in nats.
         converged_: False where the iteration limit ended the fit.
+        recalibration_: what `calibrated` has fitted; None: confidences are as the regression gives them.
     """
 
     weights_: ProbeWeights
     C_: float
     val_nll_: float
     converged_: bool
+    recalibration_: Recalibration | None = None
 
     def __init__(self, input_dim: int):
         self.input_dim = input_dim
@@ -75,11 +84,38 @@ class LinearProbe:
                        grid=HALF_DECADES)  # fmt: skip
         self.weights_ = ProbeWeights(fit.weight, fit.bias, mean, scale)
         self.C_, self.val_nll_, self.converged_ = fit.C, fit.val_nll, fit.converged
+        self.recalibration_ = None
         return self
 
     def predict(self, X: Any) -> np.ndarray:
         """(n,) float64 P(correct)."""
-        return probability(self.decision_function(X))
+        p = probability(self.decision_function(X))
+        return p if self.recalibration_ is None else self.recalibration_(p)
+
+    def calibrated(self, p_or_states: Any, y: Any, *, method: Method = "temperature") -> "LinearProbe":
+        """A copy whose `predict` is recalibrated on validation rows; `decision_function` stays.
+
+        Args:
+            p_or_states: (n,) this probe's own confidences, before any recalibration; or (n, d) or (n, 1, d) states.
+            y: (n,) 1 where the answer was correct, else 0.
+            method: see `fit_recalibration`.
+
+        Raises:
+            ScoringError: bad rows, or one class only.
+        """
+        if np.ndim(p_or_states) == 1:
+            p = as_probabilities(p_or_states)
+        else:
+            p = probability(self.decision_function(p_or_states))
+        other = copy.copy(self)
+        other.recalibration_ = fit_recalibration(p, y, method=method)
+        return other
+
+    def frozen(self, origin: "Origin") -> "SavedProbe":
+        """The fitted probe with where it comes from: to save, to share and to use. See `src.probes.artifact`."""
+        from src.probes.artifact import SavedProbe
+
+        return SavedProbe(self.weights_, origin, self.recalibration_)
 
     def decision_function(self, X: Any) -> np.ndarray:
         """(n,) float64 log-odds that the answer is correct."""
