@@ -11,15 +11,18 @@ from src.lazy import lazy_exports
 
 if TYPE_CHECKING:
     from src.probes.artifact import SavedProbe
+    from src.probes.confidence_model import Answer, ConfidenceModel
     from src.probes.linear import LinearProbe
     from src.probes.origin import Asking, ModelIdentity, Origin
 
-__all__ = ["Asking", "LinearProbe", "ModelIdentity", "Origin", "SavedProbe"]
+__all__ = ["Answer", "Asking", "ConfidenceModel", "LinearProbe", "ModelIdentity", "Origin", "SavedProbe"]
 
 __getattr__ = lazy_exports(
     __name__,
     {
+        "Answer": "confidence_model",
         "Asking": "origin",
+        "ConfidenceModel": "confidence_model",
         "LinearProbe": "linear",
         "ModelIdentity": "origin",
         "Origin": "origin",
