@@ -5,9 +5,9 @@ import json
 from src.probes.header import Header
 
 _USE = """\
-```python
-from src.probes import ConfidenceModel
+With `ConfidenceModel` of llm-confidence-probing:
 
+```python
 model = ConfidenceModel.from_pretrained("<this folder or repository>", {model})
 answer = model.ask("{question}")
 answer.text, answer.confidence
