@@ -50,6 +50,7 @@ def test_base_against_tuned_leaves_everything_a_person_needs(tmp_path, model_fol
         "questions.csv",
         "answers.parquet",
         "report.html",
+        "probes",
     }
     results = json.loads((folder / "results.json").read_text())
     assert results == result.results

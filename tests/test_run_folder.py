@@ -37,7 +37,7 @@ def test_the_resolved_configuration_is_there_before_anything_else(settings, tmp_
 def test_the_same_run_goes_on_and_another_is_refused_with_the_difference(settings, tmp_path):
     first = run(settings)
     assert without_times(run(settings).results) == without_times(first.results)
-    before = {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()}
+    before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
     other = settings | {"data": settings["data"] | {"limit": 120}, "experiment": {"seed": 1}}
     with pytest.raises(
         ConfigError, match=r"other settings: experiment\.seed was 42 and is 1; data\.limit was None and"
@@ -45,7 +45,7 @@ def test_the_same_run_goes_on_and_another_is_refused_with_the_difference(setting
         run(other)
     with pytest.raises(ConfigError, match=r"holds a run already"):
         run(settings | {"run": settings["run"] | {"if_exists": "fail"}})
-    assert {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()} == before
+    assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()} == before
     replaced = run(other | {"run": settings["run"] | {"if_exists": "replace"}})
     assert replaced.results["data"]["n"] == 120
     assert load_config(tmp_path / "run" / "config.yaml").data.limit == 120
@@ -66,10 +66,10 @@ def test_a_run_that_cannot_start_leaves_the_folder_as_it_was(settings, tmp_path)
         run(wrong)
     assert not (tmp_path / "run").exists()
     run(settings)
-    before = {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()}
+    before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
     with pytest.raises(ModelError):
         run(wrong | {"run": settings["run"] | {"if_exists": "replace"}})
-    assert {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()} == before
+    assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()} == before
 
 
 def test_a_folder_of_something_else_is_not_written_to(settings, tmp_path):
@@ -101,11 +101,11 @@ def test_an_interrupt_while_planning_leaves_the_folder_as_it_was(settings, tmp_p
         raise KeyboardInterrupt
     assert not (tmp_path / "a").exists()
     run(settings)
-    before = {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()}
+    before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
     other = load_config(settings, {"experiment.seed": 7, "run.if_exists": "replace"})
     with pytest.raises(KeyboardInterrupt), claimed_folder(other):
         raise KeyboardInterrupt
-    assert {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()} == before
+    assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()} == before
 
 
 def test_a_run_whose_folder_was_taken_meanwhile_publishes_nothing(settings, tmp_path, monkeypatch):

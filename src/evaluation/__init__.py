@@ -11,11 +11,13 @@ from src.lazy import lazy_exports
 if TYPE_CHECKING:
     from src.evaluation.calibration import CalibrationMetrics
     from src.evaluation.planning import Assumptions, questions_needed, smallest_difference
+    from src.evaluation.recalibration import fit_recalibration
     from src.evaluation.selective import guaranteed_threshold
 
 __all__ = [
     "Assumptions",
     "CalibrationMetrics",
+    "fit_recalibration",
     "guaranteed_threshold",
     "questions_needed",
     "smallest_difference",
@@ -26,6 +28,7 @@ __getattr__ = lazy_exports(
     {
         "Assumptions": "planning",
         "CalibrationMetrics": "calibration",
+        "fit_recalibration": "recalibration",
         "guaranteed_threshold": "selective",
         "questions_needed": "planning",
         "smallest_difference": "planning",

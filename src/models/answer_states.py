@@ -79,7 +79,7 @@ def answer_states(
     for position in positions:
         _check(position, answers, spans)
     read = [
-        _Reading.of(tokenizer, answers, row, position, spans[row] if spans else None)
+        Reading.of(tokenizer, answers, row, position, spans[row] if spans else None)
         for row in range(len(answers.texts))
         for position in positions
     ]
@@ -109,14 +109,14 @@ def chunk_states(
     Chunks are what blank lines separate; in a text without one, what line breaks separate (reasoning models
     reconsider between them: arXiv 2504.05419). Arguments as in `answer_states`; an answer without a token has no chunk.
     """
-    read = [_Reading.of(tokenizer, answers, row, "chunk_ends", None) for row in range(len(answers.texts))]
+    read = [Reading.of(tokenizer, answers, row, "chunk_ends", None) for row in range(len(answers.texts))]
     hidden = _read(model, [one for one in read if not one.elsewhere], layers, cache_dir, cache, token_budget)
     answer = [row for row, one in enumerate(read) if not one.elsewhere for _ in one.places]
     return ChunkStates(hidden, np.array(answer, dtype=np.int64))
 
 
 @dataclass(frozen=True)
-class _Reading:
+class Reading:
     """An answer's tokens with its prompt's, and where they are read: first and last token of each stretch."""
 
     row: int
@@ -125,7 +125,8 @@ class _Reading:
     elsewhere: bool
 
     @classmethod
-    def of(cls, tokenizer: Any, answers: FreeAnswers, row: int, position: str, span: Span | None) -> "_Reading":
+    def of(cls, tokenizer: Any, answers: FreeAnswers, row: int, position: str, span: Span | None) -> "Reading":
+        """Of one answer; `span` as one of those of `answer_states`."""
         prompt, thought, said = (part[row] for part in (answers.prompt_ids, answers.thought_ids, answers.answer_ids))
         if position == "chunk_ends":
             chunks = _chunk_ends(tokenizer, thought or said)
@@ -139,7 +140,7 @@ class _Reading:
 
 
 def _read(
-    model: Any, read: Sequence[_Reading], layers: Layers, cache_dir: str | Path | None, cache: CachePolicy,
+    model: Any, read: Sequence[Reading], layers: Layers, cache_dir: str | Path | None, cache: CachePolicy,
     token_budget: int | None,
 ) -> np.ndarray:  # fmt: skip
     """(places, layers, d), reading by reading."""

@@ -52,8 +52,12 @@ def generate(
     *,
     width: int,
     sampling: Sampling | None,
+    criteria: Sequence[Any] = (),
 ) -> tuple[Tensor, Tensor]:
-    """New token ids (n, width) int32 and their log-probabilities float32; -1 and 0 after the batch's last step."""
+    """New token ids (n, width) int32 and their log-probabilities float32; -1 and 0 after the batch's last step.
+
+    `criteria` are further ones of transformers that end an answer.
+    """
     longest = max(len(ids) for ids in rows)
     padding = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (tokenizer.eos_token_id or 0)
     device = model.get_input_embeddings().weight.device
@@ -62,6 +66,7 @@ def generate(
     mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows], device=device)
     chosen = _ChosenLogProbabilities()
     options: dict[str, Any] = {"stop_strings": list(stop)} if stop else {}
+    options |= {"stopping_criteria": list(criteria)} if criteria else {}
     # 0 and 1 are "no limit": None would let the model's own generation settings in.
     options |= {"temperature": sampling.temperature, "top_p": 1.0, "top_k": 0} if sampling else {
         "temperature": None, "top_p": None, "top_k": None}  # fmt: skip

@@ -124,9 +124,9 @@ def answer_freely(
                 said = generate(model, tokenizer, rows, room, ending, width=max_new_tokens, sampling=sampling)
                 keeper.keep(np.array(batch), dict(zip(_QUANTITIES, said, strict=True)))
             bar.update(len(batch))
-    reader = Reader(tokenizer, _end_ids(model, tokenizer, stop), stop, marks)
+    reader = Reader(tokenizer, end_ids(model, tokenizer, stop), stop, marks)
     said = zip(*(table[name] for name in _QUANTITIES), strict=True)
-    read = {ids: reader.read(ids, *_spoken(*row)) for ids, row in zip(distinct, said, strict=True)}
+    read = {ids: reader.read(ids, *spoken(*row)) for ids, row in zip(distinct, said, strict=True)}
     answers = [read[ids] for ids in tokens.ids]
     return FreeAnswers(
         texts=tuple(one.text for one in answers),
@@ -175,12 +175,13 @@ def _batches(
             yield [rows[place] for place in batch], room
 
 
-def _spoken(tokens: torch.Tensor, log_probabilities: torch.Tensor) -> tuple[list[int], np.ndarray]:
+def spoken(tokens: torch.Tensor, log_probabilities: torch.Tensor) -> tuple[list[int], np.ndarray]:
+    """One row of `generate`: its tokens without the -1 after the batch's last step, and their log-probabilities."""
     count = int((tokens >= 0).sum())
     return tokens[:count].tolist(), log_probabilities[:count].double().numpy()
 
 
-def _end_ids(model: Any, tokenizer: Any, stop: Sequence[str]) -> frozenset[int]:
+def end_ids(model: Any, tokenizer: Any, stop: Sequence[str]) -> frozenset[int]:
     """Tokens that end an answer: the configured ones, and stop strings that decoding leaves out as special tokens."""
     special = {tokenizer.convert_tokens_to_ids(mark) for mark in stop if mark in tokenizer.all_special_tokens}
     configured = model.generation_config.eos_token_id

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from src.errors import ConfigError
 from src.pipeline.results import SCHEMA, git_commit, versions
 
 CONFIG, RESULTS, REPORT = "config.yaml", "results.json", "report.html"
-QUESTIONS, ANSWERS = "questions.csv", "answers.parquet"
+QUESTIONS, ANSWERS, PROBES = "questions.csv", "answers.parquet", "probes"
 _FIRST_LINE = "# Repeat this run: confprobe run config.yaml"
 _NEEDED = {"config", "data", "model", "name", "variants", "verdict"}
 
@@ -82,6 +83,7 @@ def claimed_folder(config: Config) -> Iterator[Path]:
         if state == "replaced":
             for name in (RESULTS, QUESTIONS, ANSWERS, REPORT):
                 (folder / name).unlink(missing_ok=True)
+            shutil.rmtree(folder / PROBES, ignore_errors=True)
         files.write_text(folder / CONFIG, _as_yaml(config))
 
 

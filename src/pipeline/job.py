@@ -38,6 +38,7 @@ from src.pipeline.results import (
     strict,
     versions,
 )
+from src.pipeline.sharing import identities, save_probes
 
 log = logging.getLogger(__name__)
 
@@ -105,6 +106,7 @@ def run(config: str | Path | Mapping[str, Any] | Config) -> RunResult:
     with clock.stage("weights"):
         adapter = _prepare_adapter(config)
         model, tokenizer = model_loader(config, adapter).load()
+        models = identities(model, tuned=plan.adapter is not None)
     with clock.stage("answers and states"):
         asked = _ask_all(model, tokenizer, plan, config)
     facts = {"name": config.model.name, "adapter": adapter, "parameters": plan.parameters}
@@ -146,6 +148,7 @@ def run(config: str | Path | Mapping[str, Any] | Config) -> RunResult:
     }
     with clock.stage("report"):
         check_still_ours(config)
+        save_probes(folder, probed, models, questions, config, results["variants"])
         return _publish(folder, results, tables, clock, started)
 
 

@@ -10,19 +10,39 @@ from typing import TYPE_CHECKING
 from src.lazy import lazy_exports
 
 if TYPE_CHECKING:
+    from src.probes.artifact import SavedProbe
     from src.probes.classifier import ProbeClassifier
+    from src.probes.confidence_model import Answer, ConfidenceModel
     from src.probes.linear import LinearProbe
     from src.probes.mean_difference import MeanDifferenceProbe
     from src.probes.mlp import MLPProbe
+    from src.probes.origin import Asking, ModelIdentity, Origin
 
-__all__ = ["LinearProbe", "MLPProbe", "MeanDifferenceProbe", "ProbeClassifier"]
+__all__ = [
+    "Answer",
+    "Asking",
+    "ConfidenceModel",
+    "LinearProbe",
+    "MLPProbe",
+    "MeanDifferenceProbe",
+    "ModelIdentity",
+    "Origin",
+    "ProbeClassifier",
+    "SavedProbe",
+]
 
 __getattr__ = lazy_exports(
     __name__,
     {
+        "Answer": "confidence_model",
+        "Asking": "origin",
+        "ConfidenceModel": "confidence_model",
         "LinearProbe": "linear",
         "MLPProbe": "mlp",
         "MeanDifferenceProbe": "mean_difference",
+        "ModelIdentity": "origin",
+        "Origin": "origin",
         "ProbeClassifier": "classifier",
+        "SavedProbe": "artifact",
     },
 )

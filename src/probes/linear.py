@@ -1,15 +1,22 @@
 """`LinearProbe`: standardised L2 logistic regression on one layer's hidden states."""
 
+import copy
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from src.evaluation.inputs import as_probabilities
+from src.evaluation.recalibration import Method, Recalibration, fit_recalibration
 from src.probes.folds import folds
 from src.probes.probe import Probe
 from src.probes.scaling import Scaling
-from src.probes.solver import HALF_DECADES, Path, fit_at, fit_path
+from src.probes.solver import HALF_DECADES, Path, fit_at, fit_path, probability
 from src.probes.states import Sample, States
+
+if TYPE_CHECKING:
+    from src.probes.artifact import SavedProbe
+    from src.probes.origin import Origin
 
 
 @dataclass(frozen=True)
@@ -51,10 +58,12 @@ class LinearProbe(Probe):
         C_: the inverse L2 strength that scored best on the validation rows, from half decades 1e-6 to 1.
         val_nll_: its validation loss in nats.
         converged_: False where the iteration limit ended the fit.
+        recalibration_: of its confidences, after `calibrated`; None: they stay as fitted.
     """
 
     weights_: ProbeWeights
     converged_: bool
+    recalibration_: Recalibration | None = None
 
     def __init__(self, input_dim: int, *, tolerance: float = 1e-6):
         super().__init__(input_dim)
@@ -74,6 +83,44 @@ class LinearProbe(Probe):
             loss = fit.val_nll
         self.weights_ = ProbeWeights(fit.weight, fit.bias, scaling.mean, scaling.scale)
         self.C_, self.val_nll_, self.converged_ = fit.C, loss, fit.converged
+        self.recalibration_ = None
+
+    def predict(self, X: Any) -> np.ndarray:
+        """(n,) float64 P(correct)."""
+        p = super().predict(X)
+        return p if self.recalibration_ is None else self.recalibration_(p)
+
+    def predict_proba(self, X: Any) -> np.ndarray:
+        """(n, 2) float64 P(wrong), P(correct)."""
+        if self.recalibration_ is None:
+            return super().predict_proba(X)
+        p = self.predict(X)
+        return np.column_stack([1 - p, p])
+
+    def calibrated(self, p_or_states: Any, y: Any, *, method: Method = "temperature") -> "LinearProbe":
+        """A copy whose probabilities are recalibrated on validation rows; `decision_function` stays.
+
+        Args:
+            p_or_states: (n,) this probe's own confidences, before any recalibration; or (n, d) or (n, 1, d) states.
+            y: (n,) 1 where the answer was correct, else 0.
+            method: see `fit_recalibration`.
+
+        Raises:
+            ScoringError: bad rows, or one class only.
+        """
+        if np.ndim(p_or_states) == 1:
+            p = as_probabilities(p_or_states)
+        else:
+            p = probability(self.decision_function(p_or_states))
+        other = copy.copy(self)
+        other.recalibration_ = fit_recalibration(p, y, method=method)
+        return other
+
+    def frozen(self, origin: "Origin") -> "SavedProbe":
+        """The fitted probe with where it comes from: to save, to share and to use. See `src.probes.artifact`."""
+        from src.probes.artifact import SavedProbe
+
+        return SavedProbe(self.weights_, origin, self.recalibration_)
 
     def _logits(self, states: States) -> np.ndarray:
         return self.weights_.logit_of(states)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from src.errors import ModelError
 from src.models.extraction.layers import EMBEDDINGS, FINAL_NORM, Anatomy
 
 # From the states of a whole pass (batch, tokens, d) to the wanted rows (n, d).
@@ -131,6 +132,33 @@ def _hooks(parts: Anatomy, layers: Sequence[str], take: Take, kept: dict[str, Te
             handle.remove()
 
 
+@contextlib.contextmanager
+def watching(parts: Anatomy, layer: str, see: Callable[[Tensor], None]) -> Iterator[None]:
+    """Let `see` look at one layer's states (batch, tokens, d) in every pass of the block; the pass itself is unchanged.
+
+    Of "final_norm" they are what the head is given: in generation the last token's.
+
+    Raises:
+        ModelError: "final_norm" of a model without a head.
+    """
+
+    def keep(_name: str, states: Tensor) -> None:
+        see(states)
+
+    if layer == EMBEDDINGS:
+        handle = parts.blocks[0].register_forward_pre_hook(_on_input(keep), with_kwargs=True)
+    elif layer != FINAL_NORM:
+        handle = parts.blocks[block_numbers([layer])[0]].register_forward_hook(_on_output(keep, layer))
+    elif parts.head is not None:
+        handle = parts.head.register_forward_pre_hook(lambda _module, args: see(args[0]))
+    else:
+        raise ModelError("This model has no head, whose input the state after the final norm is.")
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
 def block_numbers(layers: Sequence[str]) -> list[int]:
     """The decoder blocks among canonical layer names, ascending."""
     return sorted(int(name.split(".")[1]) for name in layers if name.startswith("block."))
@@ -142,14 +170,14 @@ def highest_layer(layers: Sequence[str]) -> str:
     return FINAL_NORM if FINAL_NORM in layers else f"block.{blocks[-1]}" if blocks else EMBEDDINGS
 
 
-def _on_input(keep: Callable[[str, Tensor], Tensor]) -> Callable[..., None]:
+def _on_input(keep: Callable[[str, Tensor], Any]) -> Callable[..., None]:
     def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         keep(EMBEDDINGS, args[0] if args else kwargs["hidden_states"])
 
     return hook
 
 
-def _on_output(keep: Callable[[str, Tensor], Tensor], name: str) -> Callable[..., None]:
+def _on_output(keep: Callable[[str, Tensor], Any], name: str) -> Callable[..., None]:
     def hook(_module: nn.Module, _args: Any, output: Any) -> None:
         keep(name, output[0] if isinstance(output, tuple) else output)
 

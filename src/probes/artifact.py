@@ -1,0 +1,235 @@
+"""A probe that outlives its process: four arrays, where they come from, and how its confidences are recalibrated.
+
+A saved probe is a folder of three files:
+- `probe.safetensors`: weight, bias, mean and scale, float64;
+- `probe.json`: format, what `Origin` says, recalibration, promises, the arrays' SHA-256, the library's version;
+- `README.md`: the same for people (a model card of the Hugging Face hub).
+
+Nothing in it names a module of this library, and nothing in it is run. It is read as if it came from an enemy.
+"""
+
+import hashlib
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from src import __version__, files, machine
+from src.errors import IntegrityError, ModelError, ScoringError, StorageError
+from src.evaluation.recalibration import Method, Recalibration
+from src.evaluation.selective import Promise
+from src.models.extraction.layers import anatomy, layer_names
+from src.probes.card import model_card
+from src.probes.header import (
+    FORMAT,
+    Header,
+    bounded,
+    broken,
+    plain_promises,
+    promises_of,
+    read_header,
+    recalibration_of,
+)
+from src.probes.linear import LinearProbe, ProbeWeights
+from src.probes.origin import ModelIdentity, Origin
+
+ARRAYS, HEADER, CARD = "probe.safetensors", "probe.json", "README.md"
+
+
+@dataclass(frozen=True)
+class SavedProbe:
+    """A frozen linear probe and what is known of it.
+
+    Attributes:
+        weights: the four arrays.
+        origin: model, layer, position, how it was asked.
+        recalibration: of its confidences; None: they are as they were fitted.
+        promises: thresholds with a guarantee, from calibration rows, on the confidences before recalibration (which
+            may make neighbours equal, so that a threshold would let more through).
+    """
+
+    weights: ProbeWeights
+    origin: Origin
+    recalibration: Recalibration | None = None
+    promises: tuple[Promise, ...] = ()
+
+    @property
+    def input_dim(self) -> int:
+        """The width d of the states."""
+        return int(self.weights.weight.size)
+
+    @property
+    def linear(self) -> LinearProbe:
+        """The same probe as one that was fitted here."""
+        probe = LinearProbe(self.input_dim)
+        probe.weights_, probe.recalibration_ = self.weights, self.recalibration
+        return probe
+
+    def decision_function(self, X: Any) -> np.ndarray:
+        """(n, d) or (n, 1, d) states -> (n,) float64 log-odds, before recalibration. Raises ScoringError."""
+        return self.linear.decision_function(X)
+
+    def predict(self, X: Any) -> np.ndarray:
+        """(n, d) or (n, 1, d) states -> (n,) float64 P(the answer is right), recalibrated. Raises ScoringError."""
+        return self.linear.predict(X)
+
+    def calibrated(self, p_or_states: Any, y: Any, *, method: Method = "temperature") -> "SavedProbe":
+        """This probe with confidences recalibrated on validation rows: see `LinearProbe.calibrated`."""
+        return replace(self, recalibration=self.linear.calibrated(p_or_states, y, method=method).recalibration_)
+
+    def promise(self, risk: float) -> Promise:
+        """The threshold for this risk. Raises ScoringError where the probe has none for it."""
+        found = next((one for one in self.promises if one.risk == risk), None)
+        if found is None:
+            known = ", ".join(f"{one.risk:g}" for one in self.promises) or "none at all"
+            raise ScoringError(f"This probe has no threshold for risk {risk:g}; it has {known}. Choose one of these.")
+        return found
+
+    def check_fits(self, model: Any) -> None:
+        """Raise ModelError, naming both, where the probe was not fitted on states of this very model.
+
+        The width and the layers are looked at first; then all tensors of the model are read once and hashed.
+        """
+        parts = anatomy(model)
+        name = str(model.config._name_or_path)
+        reads = f"This probe reads {self.origin.layer} of {self.origin.model}"
+        if parts.hidden_dim != self.input_dim:
+            raise ModelError(
+                f"{reads}, whose states have {self.input_dim} numbers; those of {name} have {parts.hidden_dim}. Load "
+                "the model that the probe was fitted on."
+            )
+        try:
+            layer_names([self.origin.layer], len(parts.blocks))
+        except ModelError as error:
+            raise ModelError(
+                f"{reads}, and {name} has blocks 0 to {len(parts.blocks) - 1}. Load the model that the probe was "
+                "fitted on."
+            ) from error
+        identity = ModelIdentity.of(model)
+        if differences := self.origin.model.differences(identity):
+            raise ModelError(
+                f"{reads}, and this model is {identity} ({'; '.join(differences)}). Load the model that the probe was "
+                "fitted on, or find out whether it still holds: confprobe check."
+            )
+
+    def save_pretrained(self, folder: str | Path) -> Path:
+        """Write the three files, all or none; a probe that was there is replaced.
+
+        Returns:
+            the folder.
+
+        Raises:
+            StorageError: it cannot be written, or holds files that are not of a probe.
+            ScoringError: NaN or infinity in the weights.
+        """
+        folder = Path(folder).absolute()
+        arrays = _as_bytes(self.weights)
+        header = _header(self, arrays)
+        with machine.writing(folder, setting="folder"):
+            _refuse_strangers(folder)
+            with files.staged_directory(folder) as staging:
+                files.write_bytes(staging / ARRAYS, arrays)
+                files.write_json(staging / HEADER, header.as_plain())
+                files.write_text(staging / CARD, model_card(header))
+        return folder
+
+    @classmethod
+    def from_pretrained(cls, source: str | Path, revision: str | None = None) -> "SavedProbe":
+        """Read a probe: bit-equal to the one that was saved.
+
+        Args:
+            source: a folder, or the id of a hub repository such as "user/probe".
+            revision: of the hub repository: a branch, tag or commit.
+
+        Raises:
+            MissingFileError: no such folder, or a file is missing in it.
+            DownloadError, CredentialsError: the hub does not give it.
+            IntegrityError: not a probe of this format, torn, or with values that no probe has.
+        """
+        if Path(source).is_dir():
+            return read_probe(Path(source))
+        from src.probes.hub import fetch
+
+        return read_probe(fetch(str(source), revision, [ARRAYS, HEADER]))
+
+    def push_to_hub(self, repo_id: str, *, private: bool = False, token: str | None = None) -> str:
+        """Save into a repository of the Hugging Face hub, which is made where there is none.
+
+        Args:
+            repo_id: such as "user/probe".
+            private: of a new repository.
+            token: None: the one of `hf auth login`, or HF_TOKEN.
+
+        Returns:
+            the address of the commit.
+
+        Raises:
+            DownloadError, CredentialsError: the hub does not take it.
+        """
+        from src.probes.hub import upload
+
+        return upload(self, repo_id, private=private, token=token)
+
+
+def read_probe(folder: Path) -> SavedProbe:
+    """Read and check the folder of a saved probe. Raises as `SavedProbe.from_pretrained`."""
+    header = read_header(folder / HEADER)
+    return SavedProbe(
+        weights=_read_arrays(folder / ARRAYS, header.input_dim, header.sha256),
+        origin=header.origin,
+        recalibration=recalibration_of(header, folder / HEADER),
+        promises=promises_of(header),
+    )
+
+
+def _header(probe: SavedProbe, arrays: bytes) -> Header:
+    return Header(
+        format=FORMAT,
+        library=f"llm-confidence-probing {__version__}",
+        input_dim=probe.input_dim,
+        sha256=hashlib.sha256(arrays).hexdigest(),
+        origin=probe.origin,
+        recalibration=None if probe.recalibration is None else probe.recalibration.as_plain(),
+        promises=plain_promises(probe.promises),
+    )
+
+
+def _as_bytes(weights: ProbeWeights) -> bytes:
+    from safetensors.numpy import save
+
+    arrays = {
+        "weight": weights.weight, "bias": np.array([weights.bias]), "mean": weights.mean, "scale": weights.scale
+    }  # fmt: skip
+    for name, array in arrays.items():
+        if not np.isfinite(array).all():
+            raise ScoringError(f"The probe's {name} holds NaN or infinity: fit it again, on sound states.")
+    return save({name: np.ascontiguousarray(array, dtype="<f8") for name, array in arrays.items()})
+
+
+def _read_arrays(path: Path, width: int, digest: str) -> ProbeWeights:
+    from safetensors import SafetensorError, deserialize
+
+    data = bounded(path, 8 * (3 * width + 1) + 4096)
+    if hashlib.sha256(data).hexdigest() != digest:
+        raise IntegrityError(f"{path} is torn, or not the file that {HEADER} belongs to. Save or download it again.")
+    try:
+        found: dict[str, Any] = dict(deserialize(data))
+    except SafetensorError as error:
+        raise broken(path, str(error)) from error
+    shapes = {"weight": width, "bias": 1, "mean": width, "scale": width}
+    described = {name: (entry["dtype"], list(entry["shape"])) for name, entry in found.items()}
+    if described != {name: ("F64", [size]) for name, size in shapes.items()}:
+        raise broken(path, f"weight, bias, mean and scale of {width} numbers in F64 are needed, not {described!r:.200}")
+    arrays = {name: np.frombuffer(bytes(entry["data"]), dtype="<f8") for name, entry in found.items()}
+    for name, array in arrays.items():
+        if not np.isfinite(array).all() or (name == "scale" and (array <= 0).any()):
+            raise broken(path, f"{name} holds NaN, infinity, or a scale that is not above 0")
+    return ProbeWeights(arrays["weight"], float(arrays["bias"][0]), arrays["mean"], arrays["scale"])
+
+
+def _refuse_strangers(folder: Path) -> None:
+    """A folder is replaced as a whole, so it may hold nothing else."""
+    strangers = sorted({path.name for path in folder.iterdir()} - {ARRAYS, HEADER, CARD}) if folder.exists() else []
+    if strangers:
+        raise StorageError(f"{folder} holds {strangers[0]!r:.80}, so it is not the folder of a probe. Choose another.")

@@ -1,0 +1,73 @@
+"""A run leaves its probes behind, and they say live what the run said."""
+
+import csv
+from dataclasses import replace
+
+import pytest
+
+from src.config import load_config
+from src.data.example import Example
+from src.data.mmlu import MMLUDataset
+from src.data.quickstart import QuickstartDataset
+from src.pipeline import run
+from src.pipeline.questions import Questions
+from src.pipeline.sharing import CHOICES, FREE, MMLU, how_asked
+from src.probes import ConfidenceModel, SavedProbe
+from tests.test_pipeline import choices, config  # noqa: F401
+
+
+def test_a_runs_probe_asks_and_is_as_sure_as_the_run_was(tmp_path, model_folder, adapter_folder, choices):  # noqa: F811
+    model = {"name": str(model_folder), "tinker_lora_path": str(adapter_folder)}
+    results = run(config(tmp_path, model_folder, choices, model=model)).results
+    base, tuned = (SavedProbe.from_pretrained(tmp_path / "run" / "probes" / name) for name in ("base", "tuned"))
+    for name, probe in (("base", base), ("tuned", tuned)):
+        said = results["variants"][name]
+        selected = {"position": probe.origin.position, "layer": probe.origin.layer, "C": probe.origin.C}
+        assert selected == said["selected"]
+        assert probe.origin.metrics["auroc"] == said["scores"]["probe"]["all"]["auroc"]["value"]
+        thresholds = [one["threshold"] for one in said["selective"]["probe"]]
+        assert [one.threshold if one.kept else None for one in probe.promises] == thresholds
+        assert probe.origin.model.name == model_folder.name
+    assert base.origin.training_ids == tuned.origin.training_ids
+    assert base.origin.model.differences(tuned.origin.model) != []
+    confident = ConfidenceModel.from_pretrained(tuned, model_folder, adapter=adapter_folder)
+    with (tmp_path / "run" / "questions.csv").open(newline="") as file:
+        tested = [row for row in csv.DictReader(file) if row["split"] == "test"][:3]
+    for row in tested:
+        answer = confident.ask(row["question"], ["x", "y", "z"])
+        assert "ABC"[answer.choice or 0] == row["tuned_answer"]
+        assert answer.confidence == pytest.approx(float(row["tuned_probe"]), abs=1e-5)
+
+
+def questions(*examples, **settings):
+    return Questions(
+        examples, **({"marking": "letter", "stop": (), "max_new_tokens": 8, "with_choices": True} | settings)
+    )
+
+
+def asked(tmp_path, some, **data):
+    data = {"name": "custom", "path": str(tmp_path)} | data
+    return how_asked(some, load_config({"model": {"name": "m"}, "data": data}))
+
+
+def test_the_prompts_own_form_is_found(tmp_path, shared):
+    mmlu = MMLUDataset("test", "anatomy", path=str(shared / "data" / "mmlu"))[:60]
+    found = asked(tmp_path, questions(*mmlu))
+    assert (found.by, found.template) == ("letters", MMLU)
+    assert asked(tmp_path, questions(replace(mmlu[0], prompt="Solved.\n\n" + mmlu[0].prompt))).template is None
+
+
+def test_free_answers_choices_and_the_cloze_form(tmp_path):
+    cloze = asked(tmp_path, questions(*QuickstartDataset()[:5]))
+    assert (cloze.by, cloze.template) == ("choices", FREE)
+    free = Example("  What?  ", "x", prompt="Question: What?\nAnswer:")
+    found = asked(tmp_path, questions(free, with_choices=False, marking="exact", stop=("\n",)))
+    assert (found.by, found.template, found.stop, found.marking) == ("generation", FREE, ("\n",), "exact")
+    lettered = Example("What?", "A", ("x", "y"), prompt="What?\nA. x\nB. y\nAnswer:", continuations=(" A", " B"))
+    assert asked(tmp_path, questions(lettered)).template == CHOICES
+    own = "{{ question }} So:{% for letter, text in choices %} {{ text }}{% endfor %}"
+    assert asked(tmp_path, questions(lettered), template=own).template == own
+    chat = asked(
+        tmp_path, questions(replace(lettered, prompt="<user>..."), messages=(lettered.prompt,)), template="chat"
+    )
+    assert (chat.chat, chat.template) == (True, CHOICES)
