@@ -63,7 +63,7 @@ class SavedProbe:
     def linear(self) -> LinearProbe:
         """The same probe as one that was fitted here."""
         probe = LinearProbe(self.input_dim)
-        probe.weights_, probe.recalibration_ = self.weights, self.recalibration
+        probe.weights_, probe.recalibration_, probe.fitted = self.weights, self.recalibration, True
         return probe
 
     def decision_function(self, X: Any) -> np.ndarray:
