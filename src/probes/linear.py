@@ -54,6 +54,7 @@ class LinearProbe(Probe):
     """
 
     weights_: ProbeWeights
+    C_: float
     converged_: bool
 
     def __init__(self, input_dim: int, *, tolerance: float = 1e-6):
