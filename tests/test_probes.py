@@ -201,7 +201,7 @@ class TestEveryFamily:
 
     def test_ignores_a_feature_that_was_constant_in_training(self, family):
         X, y = toy()
-        X = np.hstack([X, np.full((400, 1), 7.123, np.float32)])
+        X = np.hstack([X, (1000 + 1e-4 * y[:, None]).astype(np.float32)])  # but for rounding
         probe = family(7).fit(X, y)
         moved = X.copy()
         moved[:, 6] = -50
@@ -304,6 +304,19 @@ def test_what_does_not_fit_the_training_rows_is_named(given, message):
         LinearProbe(6).fit(X, np.repeat([1.0, 0.0], 10), **given)
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_no_family_chooses_on_no_rows(family):
+    X, y = toy()
+    with pytest.raises(ScoringError, match="no validation rows to choose with"):
+        family(6).fit(X, y, X[:0], y[:0])
+
+
+def test_halves_of_too_few_rows_are_left_out():
+    X, y = toy(n=40)
+    few, val = (Part(X[rows, None], y[rows], np.arange(40)[rows]) for rows in (slice(0, 12), slice(12, 24)))
+    assert half_predictions(few, val, X[24:, None], 0, seed=0, repeats=3).shape == (0, 16)
+
+
 def test_a_feature_that_float32_cannot_square_is_named():
     X, y = toy()
     X[:, 2] *= np.float32(1e30)
@@ -321,7 +334,7 @@ def test_a_direction_that_validation_contradicts_or_cannot_judge_says_nothing():
 
 def test_the_difference_of_means_is_that_of_standardised_states():
     X, y = toy()
-    moved = X * np.float32([1, 10, 0.1, 3, 7, 1])
+    moved = X * np.array([1, 10, 0.1, 3, 7, 1], dtype=np.float32)
     Z = (moved[:200] - moved[:200].mean(0)) / moved[:200].std(0)
     expected = Z[y[:200] == 1].mean(0) - Z[y[:200] == 0].mean(0)
     weight = MeanDifferenceProbe(6).fit(moved[:200], y[:200], moved[200:], y[200:]).weights_.weight

@@ -62,6 +62,7 @@ class LinearProbe(Probe):
     """
 
     weights_: ProbeWeights
+    C_: float
     converged_: bool
     recalibration_: Recalibration | None = None
 

@@ -19,11 +19,9 @@ class Probe(ABC):
 
     Attributes:
         val_nll_: the loss in nats on the rows that something was chosen on.
-        C_: the inverse L2 strength, of families that have one.
     """
 
     val_nll_: float
-    C_: float | None = None
 
     def __init__(self, input_dim: int):
         self.input_dim = input_dim

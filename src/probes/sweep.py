@@ -87,9 +87,10 @@ def sweep_places(
             probe.fit(train.states[:, index], train.labels, val.states[:, index], val.labels)
         except ScoringError as error:
             raise ScoringError(f"{place.layer} at {place.position}: {error}") from error
+        C = probe.C_ if isinstance(probe, LinearProbe) else None
         said = probe.predict(val.states[:, index])
         auroc = (Ranked.of(said, val.labels).auroc(), *auroc_interval(said, val.labels, val.questions))
         probes.append(probe)
-        results.append(PlaceResult(place.position, place.layer, probe.val_nll_, *auroc, probe.C_))
+        results.append(PlaceResult(place.position, place.layer, probe.val_nll_, *auroc, C))
     best = int(np.argmin([result.val_nll for result in results]))
     return Sweep(tuple(results), best, probes[best])
