@@ -184,6 +184,13 @@ def test_a_position_that_one_pass_does_not_reach_is_an_error(model, tokenizer, s
         live(model, tokenizer, **settings)
 
 
+def test_a_prompt_that_names_the_subject_needs_one(model, tokenizer):
+    confident = live(model, tokenizer, asking=replace(FEW, template="About {{ subject }}. " + FREE))
+    with pytest.raises(DataError, match="name the subject"):
+        confident.ask(QUESTION)
+    assert confident.ask(QUESTION, subject="sums") == confident.ask_prompt("About sums. " + PROMPT)
+
+
 def test_choices_that_do_not_belong_here_are_refused(model, tokenizer):
     with pytest.raises(DataError, match="fitted on answers in words: ask without choices"):
         live(model, tokenizer).ask(QUESTION, ["a", "b"])

@@ -163,6 +163,7 @@ def test_confidences_that_are_all_equal():
     assert fit_platt(p, y)(p) == pytest.approx((4 * 5 / 6 + 6 / 8) / 10)  # the mean of the smoothed labels
     assert fit_isotonic(p, y)([0.1, 0.9, 1.0]) == pytest.approx(0.4)
     assert fit_temperature(np.full(10, 0.5), y).temperature == 1
+    assert fit_platt(np.full(10, 0.5), y).slope == 0
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -1,5 +1,6 @@
 """`ConfidenceModel`: ask a question, get an answer with the probe's confidence, read while the model answers."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -105,7 +106,7 @@ class ConfidenceModel:
         Args:
             question: the question alone.
             choices: the texts to choose from, where the probe was fitted on such questions.
-            subject: what it is about, where the prompt says so.
+            subject: what it is about, as the prompt writes it ("high school biology"), where it does.
             abstain: compare with the probe's threshold for this risk, see `guaranteed_threshold`: where the confidence
                 is below it, or nothing can be promised, `Answer.abstained` is True.
             risk: the most answers that may be wrong of those above the threshold.
@@ -121,6 +122,8 @@ class ConfidenceModel:
                 "outside). Give the whole prompt: ask_prompt(prompt)."
             )
         _check_choices(asking, choices)
+        if not subject and re.search(r"\{\{\s*subject\b", asking.template):
+            raise DataError("The prompts that this probe was fitted on name the subject: ask(..., subject=...).")
         example = Example(question, "", choices, subject)
         example = prompts.from_template(example, asking.template, answer_by_letter=asking.by == "letters")
         if asking.by == "choices":
