@@ -16,7 +16,7 @@ test: .venv/installed-dev
 	$(BIN)/python -m pytest -n 2
 
 test-slow: .venv/installed-dev
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -n 2 -m slow
 
 # Workflow 2 against a real server, with the SDK of today and with 0.35 (minutes; ../shared/tinker/server is needed).
 ifneq ($(wildcard $(TINKER_SERVER)),)
