@@ -19,6 +19,18 @@ def _one_thread():
     torch.set_num_threads(1)
 
 
+# What a page holds is tested here; elsewhere a run would spend more time on drawing it than on everything else.
+DRAWN = ("test_report", "test_browser", "test_pipeline", "test_notebook", "test_cli", "test_planted_truth")
+
+
+@pytest.fixture(autouse=True)
+def _pages_are_drawn_where_they_are_tested(request, monkeypatch):
+    import src.report
+
+    if request.module.__name__.rpartition(".")[2] not in DRAWN:
+        monkeypatch.setitem(vars(src.report), "render_html", lambda _: "<!doctype html><p>not drawn in this test</p>")
+
+
 @pytest.fixture(scope="session")
 def shared():
     """The folder of real data and models beside the repository; tests that want it skip without it."""

@@ -225,6 +225,7 @@ class TestAnotherSrc:
         assert done.stdout == "src.errors\n"
 
 
+@pytest.mark.slow
 def test_where_nobody_watches_only_results_and_warnings_are_printed(settings):
     done = subprocess.run(
         [*COMMAND, "run", str(settings), "--json"], capture_output=True, text=True, check=False, timeout=100,

@@ -190,6 +190,7 @@ class TestExamples:
         assert "Traceback" not in done.stderr
         assert not (tmp_path / "out").exists()
 
+    @pytest.mark.slow
     def test_an_example_does_what_it_says(self, script, tmp_path, tokenizer, model_folder):
         from tests.test_data import write_lines
         from tests.test_tinker_and_loading import pack

@@ -199,11 +199,11 @@ class TestPlanned:
 
     @pytest.mark.parametrize("metric", METRICS)
     def test_labels_and_differences_are_two_sides_of_one_thing(self, metric):
-        planned = smallest_difference(metric, 600)
-        assert questions_needed(metric, planned.difference).n == pytest.approx(600, rel=0.1)
+        planned = smallest_difference(metric, 1200)
+        assert questions_needed(metric, planned.difference).n == pytest.approx(1200, rel=0.1)
         assert abs(planned.after - planned.before) == pytest.approx(planned.difference)
         assert (planned.after < planned.before) == (metric == "brier")
-        assert smallest_difference(metric, 600) == planned
+        assert smallest_difference(metric, 1200) == planned
 
     @pytest.mark.parametrize("metric", METRICS)
     def test_four_times_as_many_questions_show_half_the_difference(self, metric):

@@ -16,6 +16,7 @@ from src.probes import ConfidenceModel, SavedProbe
 from tests.test_pipeline import choices, config  # noqa: F401
 
 
+@pytest.mark.slow
 def test_a_runs_probe_asks_and_is_as_sure_as_the_run_was(tmp_path, model_folder, adapter_folder, choices):  # noqa: F811
     model = {"name": str(model_folder), "tinker_lora_path": str(adapter_folder)}
     results = run(config(tmp_path, model_folder, choices, model=model)).results
