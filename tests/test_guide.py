@@ -78,6 +78,7 @@ def followed(text: str, model: Path, data: Path, key: str) -> str:
 
 
 @pytest.mark.allow_hosts(["127.0.0.1"])
+@pytest.mark.slow
 def test_every_python_block_of_the_guide_runs(deep_model, workplace):
     model, _ = deep_model
     with running(workplace / "served") as service:
