@@ -3,6 +3,7 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
+SIMULATIONS := tests/test_coverage.py tests/test_planning.py tests/test_promises.py
 TINKER_SERVER := ../shared/tinker/server
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 export MPLBACKEND := Agg
@@ -15,8 +16,10 @@ quickstart: .venv/installed
 test: .venv/installed-dev
 	$(BIN)/python -m pytest -n 2
 
+# Simulations print their tables, so they run in one process.
 test-slow: .venv/installed-dev
-	$(BIN)/python -m pytest -n 2 -m slow
+	$(BIN)/python -m pytest -n 2 -m slow $(addprefix --ignore=,$(SIMULATIONS))
+	$(BIN)/python -m pytest -m slow $(SIMULATIONS)
 
 # Workflow 2 against a real server, with the SDK of today and with 0.35 (minutes; ../shared/tinker/server is needed).
 ifneq ($(wildcard $(TINKER_SERVER)),)

@@ -59,7 +59,7 @@ def coverage(n, samples, resamples):
         found, changed = base.estimates(), differences(base, tuned)
         for name in truth:
             alone[name] += found[name].contains(truth[name]) / samples
-            paired[name] += changed[name].contains(difference[name]) / samples
+            paired[name] += changed[name].estimate.contains(difference[name]) / samples
     return alone, paired
 
 
