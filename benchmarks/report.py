@@ -61,7 +61,10 @@ def model(n: int, layers: int, seed: int) -> tuple[Asked, Probed]:
     shuffled, noise = (rng.random((count, splits.test.size)) for count in (20, 10))
     halves = (test[PROBE] + noise / 100).clip(0, 1)
     sweep = Sweep(results, layers // 2, LinearProbe(1))
-    return asked, Probed(splits, test | {"margin": test[OWN]}, val, calibration, shuffled, halves, sweep, "")
+    train = splits.train
+    return asked, Probed(
+        splits, test | {"margin": test[OWN]}, val, calibration, own[train], probe[train], shuffled, halves, sweep, ""
+    )
 
 
 def numbers(examples: tuple[Example, ...], models: dict[str, tuple[Asked, Probed]], config: Config) -> dict[str, Any]:
