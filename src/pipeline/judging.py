@@ -12,6 +12,7 @@ from src.data.example import Example
 from src.data.splits import SPLITS
 from src.evaluation.groups import auroc_variance, share_variance, shrink
 from src.evaluation.intervals import Estimate, Scored, calibrated_null, interval, score, score_in_full
+from src.evaluation.null import CALIBRATION
 from src.evaluation.resampling import METRICS, Ranking, metric_draws, question_weights
 from src.evaluation.shares import wilson
 from src.pipeline.asked import Asked
@@ -23,7 +24,6 @@ from src.pipeline.probing import OWN, PROBE, TEXT, Probed
 ALL, ANSWERED = "all", "answered"
 # The other baselines are judged on all questions only.
 BY_SUBJECT = (PROBE, OWN, TEXT)
-_CALIBRATION = ("ece", "ece_mass", "smooth_ece", "ks")
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ class Judge:
             part = self.parts[name]
             numbers = {metric: number(honest(estimate)) for metric, estimate in found.estimates().items()}
             del numbers["accuracy"]  # the model's, not the scorer's
-            metrics = [metric for metric in _CALIBRATION if metric in numbers]
+            metrics = [metric for metric in CALIBRATION if metric in numbers]
             nulls = calibrated_null(p[part], metrics=metrics, bins=self.settings.bins, seed=self.seed)
             for metric, null in nulls.items():
                 numbers[metric] |= {"calibrated_mean": null.mean, "calibrated_q95": null.q95}
