@@ -13,7 +13,8 @@ import pytest
 import yaml
 
 from src.models.extraction.maintenance import verify
-from src.pipeline.folder import ANSWERS, CONFIG, QUESTIONS, REPORT, RESULTS
+from src.pipeline.folder import ANSWERS, CONFIG, PROBES, QUESTIONS, REPORT, RESULTS
+from src.probes.artifact import SavedProbe
 from tests.test_data import write_lines
 from tests.test_pipeline import without_times
 
@@ -52,11 +53,12 @@ def config(folder, data, model_folder, adapter_folder):
 
 
 def outcome(folder):
-    """results.json but for times and the folders, which differ between the rounds."""
+    """What a run leaves, but for times and the folders, which differ between the rounds."""
     results = without_times(json.loads((folder / "run" / RESULTS).read_text()))
     results["config"].pop("run")
     results["config"]["extraction"].pop("cache_dir")
-    return results, (folder / "run" / QUESTIONS).read_bytes()
+    tables = [*sorted((folder / "run" / PROBES).rglob("probe.*")), folder / "run" / QUESTIONS]
+    return results, {path.relative_to(folder): path.read_bytes() for path in tables}
 
 
 def test_twenty_kills_change_nothing(tmp_path, model_folder, adapter_folder):
@@ -88,10 +90,13 @@ def test_twenty_kills_change_nothing(tmp_path, model_folder, adapter_folder):
             interrupted += 1
             os.kill(process.pid, signal.SIGKILL)
             process.join()
-        before = {path: path.stat().st_mtime_ns for path in folder.rglob("*.safetensors")}
+        before = {path: path.stat().st_mtime_ns for path in (folder / "cache").rglob("*.safetensors")}
         kept += bool(before)
         left = {path.name for path in (folder / "run").glob("*")}
-        assert {name for name in left if not name.endswith(".tmp")} <= {CONFIG, RESULTS, QUESTIONS, ANSWERS, REPORT}
+        whole = {name for name in left if not name.endswith(".tmp")}
+        assert whole <= {CONFIG, RESULTS, QUESTIONS, ANSWERS, REPORT, PROBES}
+        for saved in (folder / "run" / PROBES).glob("[!.]*"):
+            assert saved.name.endswith(".tmp") or SavedProbe.from_pretrained(saved)
         if (folder / "run" / CONFIG).exists():
             yaml.safe_load((folder / "run" / CONFIG).read_text())
         assert not before or verify(folder / "cache")[1] == []
