@@ -49,7 +49,9 @@ def model(n: int, layers: int, seed: int) -> tuple[Asked, Probed]:
         status=("answered",) * n, marks=(), elsewhere={}, truncated=0,
     )  # fmt: skip
     results = tuple(
-        PlaceResult("last_prompt", f"block.{layer}", 0.6, *(z + layer / 400 for z in (0.7, 0.68, 0.72)), 0.1)
+        PlaceResult(
+            "last_prompt", f"block.{layer}", "logistic", 0.6, *(z + layer / 400 for z in (0.7, 0.68, 0.72)), 0.1
+        )
         for layer in range(layers)
     )
     rows = np.arange(n)
@@ -60,7 +62,7 @@ def model(n: int, layers: int, seed: int) -> tuple[Asked, Probed]:
     )
     shuffled, noise = (rng.random((count, splits.test.size)) for count in (20, 10))
     halves = (test[PROBE] + noise / 100).clip(0, 1)
-    sweep = Sweep(results, layers // 2, LinearProbe(1))
+    sweep = Sweep(results, layers // 2, layers // 2, LinearProbe(1))
     train = splits.train
     return asked, Probed(
         splits, test | {"margin": test[OWN]}, val, calibration, own[train], probe[train], shuffled, halves, sweep, ""

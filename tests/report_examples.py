@@ -17,6 +17,7 @@ def example_results(
     n_test: int = 600,
     layers: int = 5,
     positions: tuple[str, ...] = ("last_prompt",),
+    families: tuple[str, ...] = ("logistic",),
     tuned: bool = True,
     probe: bool = True,
     one_class: bool = False,
@@ -32,7 +33,7 @@ def example_results(
     args = {"rng": rng, "names": names, "of_subject": of_subject, "text": text}
     variants = {
         model: _variant(
-            **args, layers=layers, positions=positions, probe=probe and not one_class,
+            **args, layers=layers, positions=positions, families=families, probe=probe and not one_class,
             rate=1.0 if one_class else 0.55 + 0.1 * (model == "tuned"),
         )
         for model in models
@@ -93,7 +94,7 @@ def undefined(**more: Any) -> dict[str, Any]:
     return {"value": None, "low": None, "high": None, "reason": "one class: every answer is right", **more}
 
 
-def _variant(*, rng, names, of_subject, text, layers, positions, probe, rate) -> dict[str, Any]:
+def _variant(*, rng, names, of_subject, text, layers, positions, families, probe, rate) -> dict[str, Any]:
     n = of_subject.size
     right = rng.random(n) < rate
     scorers = {s: _confidences(rng, right, d) for s, d in STRENGTH.items() if probe or s == "own_probability"}
@@ -109,9 +110,10 @@ def _variant(*, rng, names, of_subject, text, layers, positions, probe, rate) ->
         control = {part: {"n": int(rows.sum()), "auroc": number(0.5, 60)} for part, rows in parts.items()}
         scores["shuffled_labels"] = control
     main = {s: p for s, p in scorers.items() if s != "text_only"}
-    grid = [(position, layer) for position in positions for layer in ("embeddings", *range(layers), "final_norm")]
+    depths = ("embeddings", *range(layers), "final_norm")
+    grid = [(position, layer, family) for position in positions for layer in depths for family in families]
     swept = [_layer(*place, layers, rng) for place in grid] if probe else []
-    best = max(swept, key=lambda result: result["val_auroc"], default=None)
+    best = min(swept, key=lambda result: result["val_nll"], default=None)
     return {
         "accuracy_all_questions": float(right.mean()),
         "status": {"answered": n - 2, "nothing found": 2},
@@ -135,7 +137,8 @@ def _variant(*, rng, names, of_subject, text, layers, positions, probe, rate) ->
         "reliability": {s: _bins(p, right) for s, p in scorers.items()},
         "examples": {s: _examples(p, right, text) for s, p in main.items()},
         "layers": swept,
-        "selected": {key: best[key] for key in ("position", "layer", "C")} if best else None,
+        "selected": {key: best[key] for key in ("position", "layer", "family", "C")} | {"candidates": len(swept)}
+        if best else None,
         "tags": {"rare": {"n": 40, "accuracy": number(0.6, 40), "mean_own_probability": 0.7}},
         "splits": {"train": 300, "val": 100, "calibration": 100, "test": len(right)},
         "missing": "" if probe else "one class: every training answer is right",
@@ -176,11 +179,12 @@ def _auroc(p, y) -> float | None:
     return float((ranks[y].mean() - (y.sum() - 1) / 2) / (~y).sum())
 
 
-def _layer(position, layer, layers, rng) -> dict[str, Any]:
+def _layer(position, layer, family, layers, rng) -> dict[str, Any]:
     depth = {"embeddings": -1, "final_norm": layers}.get(layer, layer)
     value = 0.55 + 0.25 * np.exp(-(((depth - 0.6 * layers) / (0.4 * layers + 1)) ** 2)) + rng.normal(0, 0.01)
     name = layer if isinstance(layer, str) else f"block.{layer}"
-    return {"position": position, "layer": name, "C": 0.01, "val_nll": 0.6, "val_auroc": value,
+    return {"position": position, "layer": name, "family": family, "C": 0.01 if family == "logistic" else None,
+            "val_nll": 1 - value / 2, "val_auroc": value,
             "val_auroc_low": value - 0.03, "val_auroc_high": value + 0.03}  # fmt: skip
 
 

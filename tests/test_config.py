@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import yaml
@@ -249,3 +250,25 @@ def test_positions_are_one_or_a_list(position, message):
     one, several = (load_config(BASE | {"extraction": {"position": p}}).extraction.position for p in
                     ("last_prompt", ["last_answer", "last_prompt"]))  # fmt: skip
     assert (one, several) == (("last_prompt",), ("last_answer", "last_prompt"))
+
+
+@pytest.mark.parametrize(
+    ("family", "message"),
+    [
+        ("forest", "'forest' is no family: allowed are logistic, mean_difference, mlp"),
+        ([], "a family or a list of them is needed"),
+        (["mlp", "mlp"], "'mlp' is named twice"),
+    ],
+)
+def test_families_are_one_or_a_list(family, message):
+    with pytest.raises(ConfigError, match=rf"probe\.family is .*{message}"):
+        load_config(BASE | {"probe": {"family": family}})
+    one, several = (load_config(BASE | {"probe": {"family": f}}).probe.family for f in ("mlp", ["mlp", "logistic"]))
+    assert (one, several) == (("mlp",), ("mlp", "logistic"))
+
+
+def test_the_configuration_names_the_families_that_the_sweep_knows():
+    from src.config.schema import Family
+    from src.probes import sweep
+
+    assert get_args(Family) == get_args(sweep.Family)

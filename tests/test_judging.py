@@ -258,11 +258,9 @@ def test_halves_hold_all_rows_of_a_question_and_show_how_training_varies():
     for _ in range(60):
         train, val = drawn(300), drawn(100)
         fresh.append(LinearProbe(20).fit(train.states, train.labels, val.states, val.labels).predict(test.states))
-    halves = [
-        spread(half_predictions(drawn(300), drawn(100), test.states, 0, seed=seed, repeats=15)) for seed in range(6)
-    ]
+    halves = [spread(half_predictions(drawn(300), drawn(100), test, 0, seed=seed, repeats=15)) for seed in range(6)]
     assert np.mean(halves) == pytest.approx(spread(np.array(fresh)), rel=1 / 3)
 
     twice = drawn(40).only(np.repeat(np.arange(40), 2))
     one_class = Part(twice.states, np.ones(80), twice.questions)
-    assert half_predictions(one_class, twice, test.states, 0, seed=0, repeats=4).shape == (0, 3000)
+    assert half_predictions(one_class, twice, test, 0, seed=0, repeats=4).shape == (0, 3000)

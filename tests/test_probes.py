@@ -119,7 +119,9 @@ def test_the_sweep_finds_the_layer_that_knows():
     sweep = sweep_places([Place("last_answer", f"block.{n}") for n in range(3)], train, val)
     assert (sweep.best, sweep.chosen.layer, sweep.chosen.position) == (1, "block.1", "last_answer")
     assert sweep.results[1].val_auroc > 0.7
-    shuffled = shuffled_predictions(train, val, states[450:], 1, seed=0, shuffles=10)
+    test = Part(states[450:], y[450:], np.arange(150))
+    np.testing.assert_array_equal(sweep.predict(test), sweep.probe.predict(states[450:, 1]))
+    shuffled = shuffled_predictions(train, val, test, 1, seed=0, shuffles=10)
     assert shuffled.shape == (10, 150)
     assert np.mean([roc_auc_score(y[450:], p) for p in shuffled]) == pytest.approx(0.5, abs=0.1)
 
@@ -128,13 +130,15 @@ def test_the_sweep_finds_the_layer_that_knows():
 def test_every_family_can_be_swept_shuffled_and_halved(family):
     X, y = toy(n=400)
     states = np.stack([toy(n=400, seed=9)[0], X], axis=1)
-    train, val = (Part(states[rows], y[rows], np.arange(400)[rows]) for rows in (slice(0, 200), slice(200, 300)))
-    sweep = sweep_places([Place("last_answer", f"block.{n}") for n in range(2)], train, val, family=family)
+    everything, rows = Part(states, y, np.arange(400)), np.split(np.arange(400), [200, 300])
+    train, val, test = (everything.only(some) for some in rows)
+    sweep = sweep_places([Place("last_answer", f"block.{n}") for n in range(2)], train, val, families=[family])
+    assert sweep.chosen.family == family
     assert sweep.chosen.layer == "block.1"
     assert (sweep.chosen.C is None) == (family != "logistic")
     assert isinstance(sweep.probe, type(new_probe(family, 6)))
-    shuffled = shuffled_predictions(train, val, states[300:], 1, seed=0, shuffles=2, family=family)
-    halves = half_predictions(train, val, states[300:], 1, seed=0, repeats=2, family=family)
+    shuffled = shuffled_predictions(train, val, test, 1, seed=0, shuffles=2, family=family)
+    halves = half_predictions(train, val, test, 1, seed=0, repeats=2, family=family)
     assert shuffled.shape == halves.shape == (2, 100)
     assert min(roc_auc_score(y[300:], p) for p in halves) > 0.6
 
@@ -144,7 +148,7 @@ def test_a_layer_that_cannot_be_fitted_is_named_with_the_row():
     states = np.stack([X, X], axis=1)
     states[7, 1, 2] = np.nan
     part = Part(states, y, np.arange(60))
-    with pytest.raises(ScoringError, match=r"^block\.5 at last_answer: X holds NaN .* first is row 7"):
+    with pytest.raises(ScoringError, match=r"^block\.5 at last_answer, logistic: X holds NaN .* first is row 7"):
         sweep_places([Place("last_answer", "block.2"), Place("last_answer", "block.5")], part, part)
 
 
@@ -313,8 +317,8 @@ def test_no_family_chooses_on_no_rows(family):
 
 def test_halves_of_too_few_rows_are_left_out():
     X, y = toy(n=40)
-    few, val = (Part(X[rows, None], y[rows], np.arange(40)[rows]) for rows in (slice(0, 12), slice(12, 24)))
-    assert half_predictions(few, val, X[24:, None], 0, seed=0, repeats=3).shape == (0, 16)
+    few, val, test = (Part(X[rows, None], y[rows], rows) for rows in np.split(np.arange(40), [12, 24]))
+    assert half_predictions(few, val, test, 0, seed=0, repeats=3).shape == (0, 16)
 
 
 def test_a_feature_that_float32_cannot_square_is_named():
@@ -373,3 +377,35 @@ def test_the_classifier_gives_labels_of_its_own_kind():
         ProbeClassifier().fit(X, np.arange(400) % 3)
     with pytest.raises(ScoringError, match="y holds one class, yes"):
         ProbeClassifier().fit(X, np.full(400, "yes"))
+
+
+def test_parts_are_row_numbers_and_joined_parts_keep_their_questions_apart():
+    rng = np.random.default_rng(0)
+    whole = Part(rng.standard_normal((20, 3, 4)), rng.integers(0, 2, 20).astype(float), np.arange(20) // 2)
+    some = whole.only(np.arange(4, 16)).only(np.array([0, 5, 3]))
+    assert some.states is whole.states
+    np.testing.assert_array_equal(some.at(2), whole.states[[4, 9, 7], 2])
+    np.testing.assert_array_equal(some.alone(2).at(0), some.at(2))
+    both = Part.joined([some, whole])
+    np.testing.assert_array_equal(both.at(1), np.r_[some.at(1), whole.at(1)])
+    np.testing.assert_array_equal(both.labels, np.r_[some.labels, whole.labels])
+    assert (len(both), both.width) == (23, 4)
+    assert not set(both.questions[:3]) & set(both.questions[3:])
+    np.testing.assert_array_equal(both.questions[3:] - both.questions[3], whole.questions)
+
+
+def test_the_best_candidate_of_all_places_and_families_is_chosen():
+    X, y = toy(n=600)
+    states = np.stack([toy(n=600, seed=9)[0], X], axis=1)
+    everything = Part(states, y, np.arange(600))
+    train, val = everything.only(np.arange(300)), everything.only(np.arange(300, 600))
+    places, families = (
+        [Place("last_answer", "block.0"), Place("last_answer", "block.1")],
+        ["mean_difference", "logistic"],
+    )
+    sweep = sweep_places(places, train, val, families=families)
+    assert [(one.layer, one.family) for one in sweep.results] == [(p.layer, f) for p in places for f in families]
+    alone = [sweep_places(places, train, val, families=[family]) for family in families]
+    losses = [alone[f].results[p].val_nll for p in range(2) for f in range(2)]
+    assert [one.val_nll for one in sweep.results] == losses
+    assert (sweep.best, sweep.place) == (int(np.argmin(losses)), 1)

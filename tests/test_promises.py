@@ -109,7 +109,7 @@ def test_promises_are_kept_with_layer_and_c_selected_in_every_run(capsys):
         splits = Splits(*rows, groups=np.arange(len(y)))
         everything = Part(states, y, np.arange(len(y)))
         sweep = sweep_places(places, everything.only(rows[0]), everything.only(rows[1]))
-        said = {name: {PROBE: sweep.probe.predict(states[getattr(splits, name), sweep.best])}
+        said = {name: {PROBE: sweep.predict(everything.only(getattr(splits, name)))}
                 for name in ("test", "val", "calibration")}  # fmt: skip
         run = without_probe(splits, **said)
         (promise,) = promises(run, PROBE, y, np.ones((2, sizes[3])), settings)

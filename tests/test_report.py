@@ -291,3 +291,36 @@ def test_a_layer_whose_auroc_is_unknown_is_not_drawn_and_breaks_nothing(results,
         for result in variant["layers"][: 1 if lost == "one layer" else None]:
             result |= {"val_auroc": None, "val_auroc_low": None, "val_auroc_high": None}
     assert "<svg" in render_html(changed)
+
+
+def test_all_candidates_stand_in_one_table_and_their_number_everywhere():
+    families, positions = ("logistic", "mean_difference", "mlp"), ("last_prompt", "last_answer")
+    results = example_results(n_test=60, layers=2, positions=positions, families=families, tuned=False)
+    base = results["variants"]["base"]
+    page = render_html(results)
+    said = "chosen of 24 candidates (4 layers x 2 positions x 3 families) on validation"
+    assert said in page
+    assert words.how_chosen(base).endswith(f"{said}.")
+    rows = re.findall(r"<tr><th scope=\"row\">(last_\w+)</th><td>([\w. ()]+)</td><td>([\w ]+)</td>", page)
+    assert len(rows) == 24
+    (chosen,) = [row for row in rows if row[1].endswith(" (chosen)")]
+    selected = base["selected"]
+    assert chosen == (selected["position"], f"{selected['layer']} (chosen)", words.FAMILIES[selected["family"]])
+    assert words.candidates({"layers": base["layers"][:1]}) == "1 candidate (1 layer x 1 position x 1 family)"
+    assert words.candidates({"layers": base["layers"][:-1]}).endswith("(4 layers, 2 positions, 3 families)")
+
+
+def test_a_place_is_drawn_with_its_best_family():
+    results = example_results(n_test=60, layers=1, families=("logistic", "mlp"), tuned=False)
+    base = results["variants"]["base"]
+    best = [min(base["layers"][place : place + 2], key=lambda one: one["val_nll"]) for place in (0, 2, 4)]
+    line = plots.layer_curve({"base": base}).lines[0]
+    assert line.get_ydata() == pytest.approx([one["val_auroc"] for one in best])
+
+
+def test_results_from_before_there_were_families_are_shown():
+    results = example_results(n_test=60, layers=1, tuned=False)
+    base = results["variants"]["base"]
+    for one in (*base["layers"], base["selected"]):
+        del one["family"]
+    assert "chosen of 3 candidates (3 layers x 1 position x 1 family)" in render_html(results)

@@ -24,7 +24,7 @@ def test_a_runs_probe_asks_and_is_as_sure_as_the_run_was(tmp_path, model_folder,
     for name, probe in (("base", base), ("tuned", tuned)):
         said = results["variants"][name]
         selected = {"position": probe.origin.position, "layer": probe.origin.layer, "C": probe.origin.C}
-        assert selected == said["selected"]
+        assert said["selected"].items() >= selected.items()
         assert probe.origin.metrics["auroc"] == said["scores"]["probe"]["all"]["auroc"]["value"]
         thresholds = [one["threshold"] for one in said["selective"]["probe"]]
         assert [one.threshold if one.kept else None for one in probe.promises] == thresholds

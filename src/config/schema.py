@@ -54,23 +54,32 @@ InputPath = Annotated[str, AfterValidator(_with_home)]
 OutputFolder = Annotated[str, AfterValidator(_output_folder)]
 
 
-def _positions(value: Any) -> Any:
-    """One position is a list of one."""
+def _one_or_several(value: Any, allowed: tuple[str, ...], what: str) -> Any:
+    """One is a list of one."""
     items = [value] if isinstance(value, str) else value
     if not isinstance(items, list | tuple) or not items:
-        raise ValueError(f"a position or a list of them is needed: {', '.join(get_args(Position))}")
+        raise ValueError(f"a {what} or a list of them is needed: {', '.join(allowed)}")
     for item in items:
-        if item not in get_args(Position):
-            raise ValueError(f"{item!r} is no position: allowed are {', '.join(get_args(Position))}")
+        if item not in allowed:
+            raise ValueError(f"{item!r} is no {what}: allowed are {', '.join(allowed)}")
         if items.count(item) > 1:
-            raise ValueError(f"the position {item!r} is named twice")
+            raise ValueError(f"the {what} {item!r} is named twice")
     return items
+
+
+def _positions(value: Any) -> Any:
+    return _one_or_several(value, get_args(Position), "position")
+
+
+def _families(value: Any) -> Any:
+    return _one_or_several(value, get_args(Family), "family")
 
 
 Position = Literal[
     "last_prompt", "answer_letter", "end_of_thinking", "chunk_ends", "first_answer", "last_answer", "mean_answer",
     "before_exact_answer", "exact_answer_first", "exact_answer_last", "after_exact_answer",
 ]  # fmt: skip
+Family = Literal["logistic", "mean_difference", "mlp"]
 Share = Annotated[float, Field(gt=0, lt=1)]
 Layers = Annotated[tuple[int | str, ...] | Literal["all"], BeforeValidator(_layers)]
 
@@ -193,9 +202,10 @@ class ExtractionConfig(Section):
 class ProbeConfig(Section):
     """The probe."""
 
-    family: Literal["logistic", "mean_difference", "mlp"] = "logistic"
-    """Of standardised states: L2 logistic regression; the difference of the class means, steadier with few questions;
-    or a small network with one hidden layer."""
+    family: Annotated[tuple[Family, ...], BeforeValidator(_families)] = ("logistic",)
+    """One, or a list to choose from on validation: logistic is L2 logistic regression of standardised states;
+    mean_difference goes along the difference of the class means, steadier with few questions; mlp is a small network
+    with one hidden layer."""
 
 
 class BaselinesConfig(Section):

@@ -123,7 +123,7 @@ def run(config: str | Path | Mapping[str, Any] | Config) -> RunResult:
                 seed=seed,
                 repeats=config.evaluation.repeats,
                 label=name,
-                family=config.probe.family,
+                families=config.probe.family,
             )
             for name, one in asked.items()
         }

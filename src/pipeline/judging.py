@@ -232,4 +232,5 @@ def _selected(probed: Probed) -> dict[str, Any] | None:
     if probed.sweep is None:
         return None
     chosen = probed.sweep.chosen
-    return {"position": chosen.position, "layer": chosen.layer, "C": chosen.C}
+    found = {key: getattr(chosen, key) for key in ("position", "layer", "family", "C")}
+    return found | {"candidates": len(probed.sweep.results)}

@@ -1,6 +1,6 @@
 """Stage 4: everything that predicts whether an answer is right, fitted on train and val, applied to test."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -10,8 +10,9 @@ from src.data.splits import Splits
 from src.errors import ConfigError
 from src.pipeline.asked import Asked
 from src.probes.baselines import SurfaceAssessor, signal_confidence, subject_means
+from src.probes.part import Part
 from src.probes.refits import half_predictions, out_of_fold_predictions, shuffled_predictions
-from src.probes.sweep import Family, Part, Sweep, sweep_places
+from src.probes.sweep import Family, Sweep, sweep_places
 from src.probes.text_only import TextOnlyAssessor
 
 PROBE, OWN, TEXT, SURFACE, SUBJECT = "probe", "own_probability", "text_only", "surface", "subject_mean"
@@ -87,7 +88,7 @@ def fit_scorers(
     seed: int,
     repeats: int,
     label: str,
-    family: Family = "logistic",
+    families: Sequence[Family] = ("logistic",),
 ) -> Probed:
     """Fit probe, text-only assessor and controls for one model; all rows but those of train and val are only predicted.
 
@@ -98,7 +99,7 @@ def fit_scorers(
         seed: of the shuffled labels and the halves.
         repeats: probes trained on halves.
         label: of the model, shown while it works.
-        family: of the probes.
+        families: of the probes.
     """
 
     def own(rows: np.ndarray) -> np.ndarray:
@@ -108,34 +109,37 @@ def fit_scorers(
         test, val, calibration = _predicted({OWN: own}, splits)
         none = np.empty((0, splits.test.size))
         return Probed(splits, test, val, calibration, np.empty(0), np.empty(0), none, none, None, missing)
-    train, val = (
-        Part(asked.hidden[rows], asked.correct[rows], splits.groups[rows]) for rows in (splits.train, splits.val)
-    )
-    sweep = sweep_places(asked.places, train, val, family=family, progress=f"{label}: probes")
+    train, val, tested = (part_of(asked, rows, splits.groups) for rows in (splits.train, splits.val, splits.test))
+    sweep = sweep_places(asked.places, train, val, families=families, progress=f"{label}: probes")
     text = TextOnlyAssessor().fit(
         _texts(examples, splits.train), train.labels, _texts(examples, splits.val), val.labels
     )
 
     def probe(rows: np.ndarray) -> np.ndarray:
-        return sweep.probe.predict(asked.hidden[rows, sweep.best])
+        return sweep.predict(part_of(asked, rows, splits.groups))
 
     def text_only(rows: np.ndarray) -> np.ndarray:
         return text.predict(_texts(examples, rows))
 
     test, val_said, calibration = _predicted({PROBE: probe, OWN: own, TEXT: text_only}, splits)
-    states = asked.hidden[splits.test]
+    place, family = sweep.place, sweep.chosen.family
     return Probed(
         splits=splits,
         test=test | _baselines(asked, examples, splits, train.labels, val.labels),
         val=val_said,
         calibration=calibration,
         train_own=own(splits.train),
-        train_probe=out_of_fold_predictions(train, val, sweep.best, seed=seed, family=family),
-        shuffled=shuffled_predictions(train, val, states, sweep.best, seed=seed, family=family),
-        halves=half_predictions(train, val, states, sweep.best, seed=seed, repeats=repeats, family=family),
+        train_probe=out_of_fold_predictions(train, val, place, seed=seed, family=family),
+        shuffled=shuffled_predictions(train, val, tested, place, seed=seed, family=family),
+        halves=half_predictions(train, val, tested, place, seed=seed, repeats=repeats, family=family),
         sweep=sweep,
         missing="",
     )
+
+
+def part_of(asked: Asked, rows: np.ndarray, groups: np.ndarray) -> Part:
+    """These rows of what a model was asked; `groups` (n,) are the questions' numbers, of all rows."""
+    return Part(asked.hidden, asked.correct[rows], groups[rows], rows)
 
 
 def _predicted(

@@ -4,8 +4,9 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from src.probes.folds import FOLDS
+from src.probes.part import Part
 from src.probes.states import MIN_ROWS
-from src.probes.sweep import Family, Part, new_probe
+from src.probes.sweep import Family, new_probe
 
 SHUFFLES = 20
 
@@ -13,7 +14,7 @@ SHUFFLES = 20
 def shuffled_predictions(
     train: Part,
     val: Part,
-    test_states: np.ndarray,
+    test: Part,
     place: int,
     *,
     seed: int,
@@ -28,18 +29,15 @@ def shuffled_predictions(
     rng = np.random.default_rng(seed)
     predictions = []
     for _ in tqdm(range(shuffles), desc="shuffled labels", unit="probe", disable=None, leave=False):
-        probe = new_probe(family, train.states.shape[2]).fit(
-            train.states[:, place],
-            rng.permutation(train.labels),
-            val.states[:, place],
-            rng.permutation(val.labels),
+        probe = new_probe(family, train.width).fit(
+            train.at(place), rng.permutation(train.labels), val.at(place), rng.permutation(val.labels)
         )
-        predictions.append(probe.predict(test_states[:, place]))
+        predictions.append(probe.predict(test.at(place)))
     return np.array(predictions)
 
 
 def half_predictions(
-    train: Part, val: Part, test_states: np.ndarray, place: int, *, seed: int, repeats: int, family: Family = "logistic"
+    train: Part, val: Part, test: Part, place: int, *, seed: int, repeats: int, family: Family = "logistic"
 ) -> np.ndarray:
     """What probes say that were trained, and whose C was chosen, on random halves of the questions.
 
@@ -49,7 +47,7 @@ def half_predictions(
 
     Args:
         train, val: as for `sweep_places`.
-        test_states: (n_test, places, d).
+        test: rows of which only the states are looked at.
         place: which of the places.
         seed: of the halves.
         repeats: how many.
@@ -59,16 +57,16 @@ def half_predictions(
         (repeats, n_test); fewer rows where a half was left with one class, or with too few rows.
     """
     rng = np.random.default_rng(seed)
-    train, val = (Part(part.states[:, place, None], part.labels, part.questions) for part in (train, val))
+    train, val = train.alone(place), val.alone(place)
     predictions = []
     for _ in tqdm(range(repeats), desc="halves", unit="probe", disable=None, leave=False):
         half, chosen_on = _half(train, rng), _half(val, rng)
         if not chosen_on.labels.size or len(half.labels) < MIN_ROWS or half.labels.min() == half.labels.max():
             continue
-        probe = new_probe(family, train.states.shape[2])
-        probe.fit(half.states, half.labels, chosen_on.states, chosen_on.labels)
-        predictions.append(probe.predict(test_states[:, place]))
-    return np.array(predictions).reshape(-1, len(test_states))
+        probe = new_probe(family, train.width)
+        probe.fit(half.at(0), half.labels, chosen_on.at(0), chosen_on.labels)
+        predictions.append(probe.predict(test.at(place)))
+    return np.array(predictions).reshape(-1, len(test.labels))
 
 
 def out_of_fold_predictions(
@@ -81,15 +79,15 @@ def out_of_fold_predictions(
     """
     questions, question = np.unique(train.questions, return_inverse=True)
     fold = np.random.default_rng(seed).permutation(np.arange(questions.size) % folds)[question]
-    predictions = np.full(len(train.labels), np.nan)
+    states, predictions = train.at(place), np.full(len(train.labels), np.nan)
     for number in tqdm(range(folds), desc="folds", unit="probe", disable=None, leave=False):
         others, here = np.flatnonzero(fold != number), np.flatnonzero(fold == number)
         labels = train.labels[others]
         if not here.size or labels.size < MIN_ROWS or labels.min() == labels.max():
             continue
-        probe = new_probe(family, train.states.shape[2])
-        probe.fit(train.states[others, place], labels, val.states[:, place], val.labels)
-        predictions[here] = probe.predict(train.states[here, place])
+        probe = new_probe(family, train.width)
+        probe.fit(states[others], labels, val.at(place), val.labels)
+        predictions[here] = probe.predict(states[here])
     return predictions
 
 

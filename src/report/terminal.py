@@ -6,7 +6,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from src.report.words import DISAGREEING, SHORT, decisions, figure, percent_interval, place, subjects, with_interval
+from src.report.words import DISAGREEING, SHORT, decisions, figure, percent_interval, subjects, with_interval
 
 MOST_SUBJECTS = 8
 WIDTH = 120  # what the widest table needs
@@ -102,8 +102,7 @@ def _print_notes(console: Console, name: str, variant: Mapping[str, Any]) -> Non
 
 def _scores_table(name: str, variant: Mapping[str, Any]) -> Table:
     accuracy = percent_interval(variant["accuracy"]["all"])
-    chosen = f", probe on {place(variant)}" if variant["selected"] else ""
-    table = Table(title=f"{name}: accuracy {accuracy} on test{chosen}", title_justify="left", box=None, pad_edge=False)
+    table = Table(title=f"{name}: accuracy {accuracy} on test", title_justify="left", box=None, pad_edge=False)
     for column in ("questions", "scorer", "AUROC [95 %]", "Brier", "NLL", "ECE [95 %]", "if calibrated"):
         table.add_column(column, justify="left" if column in ("questions", "scorer") else "right", no_wrap=True)
     scores = variant["scores"]

@@ -1,5 +1,6 @@
 """Numbers and names as people read them."""
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -34,6 +35,11 @@ SHORT = {
     "stated": "stated confidence",
     "self_consistency": "self-consistency",
     "shuffled_labels": "shuffled labels",
+}
+FAMILIES = {
+    "logistic": "logistic regression",
+    "mean_difference": "difference of means",
+    "mlp": "small network",
 }
 # On questions that only one of two models got right.
 DISAGREEING = {
@@ -157,9 +163,48 @@ def place(variant: Mapping[str, Any]) -> str:
     return chosen["layer"] + (f" at {chosen['position']}" if tried != {"last_prompt"} else "")
 
 
+def family(candidate: Mapping[str, Any]) -> str:
+    """Of a probe, in words; "" in results from before there were several."""
+    return FAMILIES.get(candidate.get("family", ""), "")
+
+
+def candidates(variant: Mapping[str, Any]) -> str:
+    """Among how many the probe was chosen: 21 candidates (7 layers x 1 position x 3 families)."""
+    every = variant["layers"]
+    counts = {
+        (one, more): len({result.get(key) for result in every})
+        for key, one, more in (
+            ("layer", "layer", "layers"),
+            ("position", "position", "positions"),
+            ("family", "family", "families"),
+        )
+    }
+    # A position may have a family of its own.
+    by = " x " if math.prod(counts.values()) == len(every) else ", "
+    kinds = by.join(f"{count} {one if count == 1 else more}" for (one, more), count in counts.items())
+    return f"{len(every):,} candidate{'s' * (len(every) != 1)} ({kinds})"
+
+
+def how_chosen(variant: Mapping[str, Any]) -> str:
+    """The probe in a sentence: what it is, and among how many it was chosen on what."""
+    chosen = variant["selected"]
+    what = ", ".join(part for part in (family(chosen), C(chosen)) if part)
+    return f"probe on {place(variant)}{what and f' ({what})'}: chosen of {candidates(variant)} on validation."
+
+
+def is_chosen(variant: Mapping[str, Any], candidate: Mapping[str, Any]) -> bool:
+    """Whether this is the candidate that became the probe."""
+    return all(variant["selected"].get(key) == candidate.get(key) for key in ("position", "layer", "family"))
+
+
+def C(candidate: Mapping[str, Any]) -> str:
+    """C = 0.01, or "" for a family that has none."""
+    return "" if candidate["C"] is None else f"C = {candidate['C']:.3g}"
+
+
 def decisions(variant: Mapping[str, Any]) -> list[str]:
-    """What can be promised where it answers only when sure, and what the probe adds."""
-    lines = []
+    """How the probe was chosen, what can be promised where it answers only when sure, and what the probe adds."""
+    lines = [how_chosen(variant)] if variant["selected"] else []
     for scorer, promises in variant["selective"].items():
         kept = [
             f"{100 * one['risk']:g}% from {figure(one['threshold'])} up "

@@ -19,7 +19,8 @@ _MOST_LABELS = 12  # of layers that fit beside each other
 def layer_curve(variants: Mapping[str, Mapping[str, Any]], *, ax: Axes | None = None) -> Axes:
     """AUROC on validation of the probe of each layer: a line for each model and position, the chosen place ringed.
 
-    The band, DeLong's 95 % interval, is drawn at the chosen position only.
+    Of several families each place shows the best, by validation loss. The band, DeLong's 95 % interval, is drawn at the
+    chosen position only.
 
     Args:
         variants: `variants` of results.json; models without a probe are left out.
@@ -31,7 +32,7 @@ def layer_curve(variants: Mapping[str, Mapping[str, Any]], *, ax: Axes | None = 
         chosen, color = variant["selected"], COLORS[name]
         positions = _positions(variant)
         for number, position in enumerate(positions):
-            at = [result for result in variant["layers"] if result["position"] == position]
+            at = [result for result in _best_of_place(variant) if result["position"] == position]
             is_chosen = position == chosen["position"]
             x, y = range(len(at)), _numbers(at, "val_auroc")
             label = name if len(positions) == 1 else f"{name}, {position}"
@@ -50,7 +51,7 @@ def layer_curve(variants: Mapping[str, Mapping[str, Any]], *, ax: Axes | None = 
 
 
 def layer_map(variant: Mapping[str, Any], *, label: str, ax: Axes | None = None) -> Axes:
-    """AUROC on validation for each layer and position as a heat map, the chosen place framed.
+    """AUROC on validation for each layer and position (of its best family) as a heat map, the chosen place framed.
 
     Args:
         variant: `variants.<model>` with a probe.
@@ -60,7 +61,7 @@ def layer_map(variant: Mapping[str, Any], *, label: str, ax: Axes | None = None)
     positions = _positions(variant)
     layers = list(dict.fromkeys(result["layer"] for result in variant["layers"]))
     grid = np.full((len(positions), len(layers)), np.nan)
-    for result in variant["layers"]:
+    for result in _best_of_place(variant):
         grid[positions.index(result["position"]), layers.index(result["layer"])] = _numbers([result], "val_auroc")[0]
     ax = axes(ax, (3.9, 1.5 + 0.3 * len(positions)))
     # One hue from dark to light: read alike in grey.
@@ -83,6 +84,16 @@ def layer_map(variant: Mapping[str, Any], *, label: str, ax: Axes | None = None)
 def _numbers(results: Sequence[Mapping[str, Any]], key: str) -> np.ndarray:
     """Null is NaN, which is not drawn."""
     return np.array([result[key] for result in results], dtype=np.float64)
+
+
+def _best_of_place(variant: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Of each place the candidate with the lowest validation loss, in the places' order."""
+    best: dict[tuple[str, str], Mapping[str, Any]] = {}
+    for result in variant["layers"]:
+        key = result["position"], result["layer"]
+        if key not in best or result["val_nll"] < best[key]["val_nll"]:
+            best[key] = result
+    return list(best.values())
 
 
 def _positions(variant: Mapping[str, Any]) -> list[str]:
