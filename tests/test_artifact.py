@@ -24,7 +24,7 @@ from src.errors import (
     StorageError,
 )
 from src.evaluation.selective import Promise
-from src.probes import LinearProbe, ModelIdentity, Origin, SavedProbe
+from src.probes import LinearProbe, MeanDifferenceProbe, ModelIdentity, Origin, SavedProbe
 from src.probes.artifact import ARRAYS, CARD, HEADER
 from src.probes.linear import ProbeWeights
 from tests.conftest import random_llama
@@ -168,7 +168,7 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"format": "confprobe-probe-2"}, "has format 'confprobe-probe-2', and this version reads confprobe-probe-1"),
+        ({"format": "confprobe-probe-3"}, "has format 'confprobe-probe-3', and this version reads confprobe-probe-2"),
         ({"format": ...}, "has format None"),
         ({"input_dim": ...}, r"'input_dim': Field required"),
         ({"more": 1}, "'more': Unexpected"),
@@ -403,3 +403,21 @@ def test_promises_are_found_by_their_risk():
     assert saved().promise(0.1).threshold == 0.75
     with pytest.raises(ScoringError, match=r"no threshold for risk 0.2; it has 0.1, 0.01"):
         saved().promise(0.2)
+
+
+def test_a_probe_of_the_first_format_is_read_as_the_logistic_one_it_is(folder):
+    expected = SavedProbe.from_pretrained(folder)
+    found = SavedProbe.from_pretrained(rewritten(folder, format="confprobe-probe-1", origin__family=...))
+    assert found.origin == expected.origin
+    np.testing.assert_array_equal(found.predict(rows()[0]), expected.predict(rows()[0]))
+
+
+def test_a_difference_of_means_is_saved_and_says_what_it_is(tmp_path):
+    X, y = rows()
+    probe = MeanDifferenceProbe(8).fit(X[:100], y[:100], X[100:], y[100:])
+    origin = Origin(MODEL, "block.1", "last_prompt", family="mean_difference")
+    folder = probe.frozen(origin).save_pretrained(tmp_path / "probe")
+    again = SavedProbe.from_pretrained(folder)
+    np.testing.assert_array_equal(again.predict(X), probe.predict(X))
+    assert again.origin.family == "mean_difference"
+    assert "The difference of the class means of standardised states" in (folder / CARD).read_text()

@@ -11,7 +11,7 @@ from src.data.mmlu import MMLUDataset
 from src.data.quickstart import QuickstartDataset
 from src.pipeline import run
 from src.pipeline.questions import Questions
-from src.pipeline.sharing import CHOICES, FREE, MMLU, how_asked
+from src.pipeline.sharing import CHOICES, FREE, MMLU, how_asked, save_probes
 from src.probes import ConfidenceModel, SavedProbe
 from tests.test_pipeline import choices, config  # noqa: F401
 
@@ -72,3 +72,18 @@ def test_free_answers_choices_and_the_cloze_form(tmp_path):
         tmp_path, questions(replace(lettered, prompt="<user>..."), messages=(lettered.prompt,)), template="chat"
     )
     assert (chat.chat, chat.template) == (True, CHOICES)
+
+
+def test_a_probe_that_is_not_four_arrays_is_said_to_be_lost(tmp_path, caplog):
+    from types import SimpleNamespace
+
+    from src.probes import MLPProbe
+    from src.probes.sweep import PlaceResult, Sweep
+
+    result = PlaceResult("last_prompt", "block.1", "mlp", 0.6, 0.7, 0.6, 0.8, None)
+    probed = SimpleNamespace(sweep=Sweep((result,), 0, 0, MLPProbe(4)))
+    some = questions(Example("What?", "x", prompt="Question: What?\nAnswer:"), with_choices=False)
+    settings = load_config({"model": {"name": "m"}, "data": {"name": "custom", "path": str(tmp_path)}})
+    save_probes(tmp_path, {"base": probed}, {}, some, settings, {"base": {}})
+    assert list(tmp_path.iterdir()) == []
+    assert "base: the probe is of the family mlp, which is not saved" in caplog.text

@@ -1,5 +1,6 @@
 """Stage 7: the chosen probe of each model, saved so that it can be shared and used (`src.probes.artifact`)."""
 
+import logging
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,10 @@ from src.pipeline.probing import PROBE, Probed
 from src.pipeline.questions import CHAT, Questions
 from src.probes.artifact import SavedProbe
 from src.probes.linear import LinearProbe
+from src.probes.mean_difference import MeanDifferenceProbe
 from src.probes.origin import Asking, ModelIdentity, Origin
+
+log = logging.getLogger(__name__)
 
 FREE = "Question: {{ question | trim }}\nAnswer:"
 CHOICES = "{{ question | trim }}\n{% for letter, text in choices %}{{ letter }}. {{ text }}\n{% endfor %}Answer:"
@@ -37,7 +41,7 @@ def save_probes(
     folder: Path, probed: Mapping[str, Probed], models: Mapping[str, ModelIdentity], questions: Questions,
     config: Config, variants: Mapping[str, Any],
 ) -> None:  # fmt: skip
-    """Write probes/VARIANT for every model that has a probe.
+    """Write probes/VARIANT for every model that has a probe of four arrays; of another a warning says that it is lost.
 
     Args:
         folder: of the run.
@@ -52,22 +56,28 @@ def save_probes(
     """
     asking = how_asked(questions, config)
     for name, one in probed.items():
-        if one.sweep is None or not isinstance(one.sweep.probe, LinearProbe):
-            continue  # other families are not four arrays
-        chosen, said = one.sweep.chosen, variants[name]
+        if one.sweep is None:
+            continue
+        chosen, said, probe = one.sweep.chosen, variants[name], one.sweep.probe
+        if not isinstance(probe, LinearProbe | MeanDifferenceProbe):
+            log.warning(
+                "%s: the probe is of the family %s, which is not saved: it is not four arrays.", name, chosen.family
+            )
+            continue
         fitted = [*one.splits.train, *one.splits.val]
         origin = Origin(
             model=models[name],
             layer=chosen.layer,
             position=chosen.position,
             asking=asking,
+            family="mean_difference" if isinstance(probe, MeanDifferenceProbe) else "logistic",
             data=config.data.name,
             training_ids=files.sha256_of_json(sorted({questions.examples[row].id for row in fitted})),
             C=chosen.C,
             metrics=_metrics(said["scores"][PROBE]["all"]),
         )
         promises = tuple(_promise(promise) for promise in said["selective"][PROBE])
-        SavedProbe(one.sweep.probe.weights_, origin, promises=promises).save_pretrained(folder / PROBES / name)
+        SavedProbe(probe.weights_, origin, promises=promises).save_pretrained(folder / PROBES / name)
 
 
 def how_asked(questions: Questions, config: Config) -> Asking:

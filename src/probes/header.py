@@ -14,7 +14,8 @@ from src.evaluation.recalibration import Recalibration, recalibration_from
 from src.evaluation.selective import Promise
 from src.probes.origin import Hash, Name, Origin, Share
 
-FORMAT = "confprobe-probe-1"
+FORMAT = "confprobe-probe-2"
+_OLDER = ("confprobe-probe-1",)  # knew no family: its probes are logistic, as where none is named
 MOST_BYTES = 16 << 20
 _Count = Annotated[int, Field(ge=0)]
 _Bounded = Annotated[float, Field(gt=0, lt=1)]
@@ -98,7 +99,7 @@ def read_header(path: Path) -> Header:
     except (ValueError, RecursionError) as error:
         raise broken(path, str(error)) from error
     version = plain.get("format") if isinstance(plain, dict) else None
-    if version != FORMAT:
+    if version not in (FORMAT, *_OLDER):
         raise IntegrityError(f"{path} has format {version!r:.80}, and this version reads {FORMAT}. Save it again.")
     try:
         # As JSON: strict, and yet a list may become a tuple.

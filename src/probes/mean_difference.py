@@ -1,6 +1,6 @@
 """`MeanDifferenceProbe`: from the mean of the wrong answers' states to that of the right ones."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy.special import logit
@@ -11,6 +11,10 @@ from src.probes.probe import Probe
 from src.probes.scaling import Scaling
 from src.probes.solver import fit_at, mean_nll
 from src.probes.states import Sample, States
+
+if TYPE_CHECKING:
+    from src.probes.artifact import SavedProbe
+    from src.probes.origin import Origin
 
 _HARDLY_ANY_PENALTY = 1e4
 
@@ -45,6 +49,12 @@ class MeanDifferenceProbe(Probe):
         if val is not None:
             return None
         return gathered(train, pairs, [slope * along + bias for along, _, _ in held_out])
+
+    def frozen(self, origin: "Origin") -> "SavedProbe":
+        """The fitted probe with where it comes from, as `LinearProbe.frozen`."""
+        from src.probes.artifact import SavedProbe
+
+        return SavedProbe(self.weights_, origin)
 
     def _logits(self, states: States) -> np.ndarray:
         return self.weights_.logit_of(states)

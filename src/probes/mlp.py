@@ -47,7 +47,7 @@ class MLPWeights:
 class MLPProbe(Probe):
     """Predicts P(correct) with one hidden layer of 64 units (AdamW, seeded).
 
-    How long it trains is chosen by the loss on validation rows, or over folds.
+    How long it trains is chosen by the loss on validation rows, or over folds. It is not four arrays, and is not saved.
 
     Args:
         input_dim: the width d of the states.

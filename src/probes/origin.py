@@ -116,6 +116,7 @@ class Origin:
         model: whose states it reads.
         layer: canonical name, such as "block.12".
         position: the token or tokens, as in the configuration.
+        family: how the weights were fitted; all of these are four arrays.
         asking: how the model was asked.
         data: name of the data set.
         training_ids: SHA-256 of the sorted ids of the questions that fitted it or chose anything of it.
@@ -127,6 +128,7 @@ class Origin:
     layer: Layer
     position: Name
     asking: Asking = field(default_factory=Asking)
+    family: Literal["logistic", "mean_difference"] = "logistic"
     data: Name | None = None
     training_ids: Hash | None = None
     C: Annotated[FiniteFloat, Field(gt=0)] | None = None
