@@ -11,16 +11,19 @@ from src.lazy import lazy_exports
 
 if TYPE_CHECKING:
     from src.probes.artifact import SavedProbe
+    from src.probes.attention import AttentionProbe
     from src.probes.classifier import ProbeClassifier
     from src.probes.confidence_model import Answer, ConfidenceModel
     from src.probes.linear import LinearProbe
     from src.probes.mean_difference import MeanDifferenceProbe
     from src.probes.mlp import MLPProbe
     from src.probes.origin import Asking, ModelIdentity, Origin
+    from src.probes.tokens import TokenStates
 
 __all__ = [
     "Answer",
     "Asking",
+    "AttentionProbe",
     "ConfidenceModel",
     "LinearProbe",
     "MLPProbe",
@@ -29,6 +32,7 @@ __all__ = [
     "Origin",
     "ProbeClassifier",
     "SavedProbe",
+    "TokenStates",
 ]
 
 __getattr__ = lazy_exports(
@@ -36,6 +40,7 @@ __getattr__ = lazy_exports(
     {
         "Answer": "confidence_model",
         "Asking": "origin",
+        "AttentionProbe": "attention",
         "ConfidenceModel": "confidence_model",
         "LinearProbe": "linear",
         "MLPProbe": "mlp",
@@ -44,5 +49,6 @@ __getattr__ = lazy_exports(
         "Origin": "origin",
         "ProbeClassifier": "classifier",
         "SavedProbe": "artifact",
+        "TokenStates": "tokens",
     },
 )

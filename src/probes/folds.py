@@ -1,11 +1,13 @@
 """Parts of the training rows to choose with, where no validation rows are given."""
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import xxhash
 
 from src.errors import ScoringError
+from src.probes.solver import mean_nll
 from src.probes.states import Sample
 
 FOLDS = 5
@@ -54,6 +56,32 @@ def folds(sample: Sample, groups: Any = None) -> list[tuple[Sample, Sample]]:
     if not usable:
         raise ScoringError("No part of the training rows can be set aside to choose with: pass X_val and y_val.")
     return usable
+
+
+def cross_validated(
+    train: Sample, groups: Any, walk: Callable[[Sample, Sample], Sequence[np.ndarray]]
+) -> tuple[int, float, np.ndarray]:
+    """Of the steps of a path, such as the C's of a grid, the one that loses least over all folds.
+
+    Args:
+        train, groups: as for `folds`.
+        walk: from rows to fit to and rows held out to the log-odds of these after each step. A step that it does not
+            reach in some fold does not count.
+
+    Returns:
+        the step's number, its mean loss in nats, and (len(train.states),) the log-odds of the rows when they were held
+        out; NaN for a row that never was.
+    """
+    pairs = folds(train, groups)
+    said = [walk(*pair) for pair in pairs]
+    reached, weights = min(map(len, said)), [held_out.weight.sum() for _, held_out in pairs]
+    losses = [
+        [mean_nll(z, held_out.y, held_out.weight) for z in logits[:reached]]
+        for logits, (_, held_out) in zip(said, pairs, strict=True)
+    ]
+    loss = np.average(losses, axis=0, weights=weights)
+    best = int(np.argmin(loss))
+    return best, float(loss[best]), gathered(train, pairs, [logits[best] for logits in said])
 
 
 def gathered(train: Sample, pairs: list[tuple[Sample, Sample]], logits: list[np.ndarray]) -> np.ndarray:

@@ -8,10 +8,10 @@ import numpy as np
 
 from src.evaluation.inputs import as_probabilities
 from src.evaluation.recalibration import Method, Recalibration, fit_recalibration
-from src.probes.folds import folds, gathered
+from src.probes.folds import cross_validated
 from src.probes.probe import Probe
 from src.probes.scaling import Scaling
-from src.probes.solver import HALF_DECADES, Path, fit_at, fit_path, mean_nll, probability
+from src.probes.solver import HALF_DECADES, Path, fit_at, fit_path, probability
 from src.probes.states import Sample, States
 
 if TYPE_CHECKING:
@@ -73,8 +73,8 @@ class LinearProbe(Probe):
     def _fit(self, train: Sample, val: Sample | None, groups: Any) -> np.ndarray | None:
         out_of_fold = None
         if val is None:
-            C, loss, out_of_fold = _cross_validated(train, groups)
-            scaling = Scaling.of(train)
+            best, loss, out_of_fold = cross_validated(train, groups, _along_the_path)
+            scaling, C = Scaling.of(train), HALF_DECADES[best]
             fit = fit_at(scaling.apply(train), train.y, C, sample_weight=train.weight, tolerance=self.tolerance)
         else:
             scaling = Scaling.of(train)
@@ -127,23 +127,6 @@ class LinearProbe(Probe):
 
     def _logits(self, states: States) -> np.ndarray:
         return self.weights_.logit_of(states)
-
-
-def _cross_validated(train: Sample, groups: Any) -> tuple[float, float, np.ndarray]:
-    """The C whose loss is lowest over all folds, that loss, and the rows' log-odds out of fold.
-
-    A C that a fold's path did not reach does not count.
-    """
-    pairs = folds(train, groups)
-    said = [_along_the_path(*pair) for pair in pairs]
-    weights, reached = [held_out.weight.sum() for _, held_out in pairs], min(map(len, said))
-    losses = [
-        [mean_nll(z, held_out.y, held_out.weight) for z in logits[:reached]]
-        for logits, (_, held_out) in zip(said, pairs, strict=True)
-    ]
-    loss = np.average(losses, axis=0, weights=weights)
-    best = int(np.argmin(loss))
-    return HALF_DECADES[best], float(loss[best]), gathered(train, pairs, [logits[best] for logits in said])
 
 
 def _along_the_path(fitted: Sample, held_out: Sample) -> list[np.ndarray]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from src.probes.folds import folds, gathered
+from src.probes.folds import cross_validated
 from src.probes.probe import Probe
 from src.probes.scaling import Scaling
 from src.probes.solver import mean_nll
@@ -67,19 +67,18 @@ class MLPProbe(Probe):
         self.seed = seed
 
     def _fit(self, train: Sample, val: Sample | None, groups: Any) -> np.ndarray | None:
-        pairs = [(train, val)] if val is not None else folds(train, groups)
-        said, weights = [self._said(*pair) for pair in pairs], [pair[1].weight.sum() for pair in pairs]
-        shortest = min(map(len, said))
-        curves = [_losses(logits[:shortest], held_out) for logits, (_, held_out) in zip(said, pairs, strict=True)]
-        curve = np.average(curves, axis=0, weights=weights)
-        self.epochs_ = int(np.argmin(curve)) + 1
-        self.val_nll_ = float(curve[self.epochs_ - 1])
+        out_of_fold = None
+        if val is None:
+            best, self.val_nll_, out_of_fold = cross_validated(train, groups, self._said)
+        else:
+            losses = _losses(self._said(train, val), val)
+            best = int(np.argmin(losses))
+            self.val_nll_ = losses[best]
+        self.epochs_ = best + 1
         networks = _trained(train, self.seed)
         for _ in range(self.epochs_):
             self.weights_ = next(networks)
-        if val is not None:
-            return None
-        return gathered(train, pairs, [logits[self.epochs_ - 1] for logits in said])
+        return out_of_fold
 
     def _said(self, fitted: Sample, held_out: Sample) -> list[np.ndarray]:
         """Log-odds of the held-out rows after each epoch, up to where their loss has not fallen for eight."""

@@ -52,10 +52,10 @@ class Probe(ABC):
                 the row), targets outside [0, 1], one class only, fewer than 10 rows, or a probe that ranks its own
                 training rows the wrong way round.
         """
-        train = Sample.of(X, y, sample_weight, "X", self.input_dim)
+        train = Sample.of(self._read(X, "X"), y, sample_weight, "X", self.input_dim)
         if (X_val is None) != (y_val is None):
             raise ScoringError("X_val and y_val belong together: pass both, or neither for cross-validation.")
-        val = None if X_val is None else Sample.of(X_val, y_val, None, "X_val", self.input_dim)
+        val = None if X_val is None else Sample.of(self._read(X_val, "X_val"), y_val, None, "X_val", self.input_dim)
         train.check_can_train()
         if val is not None and not val.y.size:
             raise ScoringError("There are no validation rows to choose with: pass some, or neither X_val nor y_val.")
@@ -70,7 +70,7 @@ class Probe(ABC):
         """(n,) float64 log-odds that the answer is correct."""
         if not self.fitted:
             raise ScoringError("This probe has not been fitted: call fit(X, y, X_val, y_val) first.")
-        return self._logits(States(X, "X", self.input_dim))
+        return self._logits(self._read(X, "X"))
 
     def predict(self, X: Any) -> np.ndarray:
         """(n,) float64 P(correct)."""
@@ -83,9 +83,13 @@ class Probe(ABC):
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """Accuracy of "correct" where P(correct) > .5, as scikit-learn's classifiers score; of shares, its mean."""
-        sample = Sample.of(X, y, sample_weight, "X", self.input_dim)
+        sample = Sample.of(self._read(X, "X"), y, sample_weight, "X", self.input_dim)
         said = self.decision_function(X)[sample.rows] > 0
         return float(np.average(np.where(said, sample.y, 1 - sample.y), weights=sample.weight))
+
+    def _read(self, X: Any, name: str) -> States:
+        """The states as they are given, checked."""
+        return States(X, name, self.input_dim)
 
     @abstractmethod
     def _fit(self, train: Sample, val: Sample | None, groups: Any) -> np.ndarray | None:

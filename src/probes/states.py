@@ -77,11 +77,13 @@ class Sample:
     def of(cls, X: Any, y: Any, sample_weight: Any, name: str, width: int) -> "Sample":
         """Check and keep the rows of positive weight: one that weighs nothing is as if it were not there.
 
+        X may be checked `States` already.
+
         Raises:
             ScoringError: as for `States`; lengths that differ, targets outside [0, 1], negative or infinite weights.
         """
         suffix = name.removeprefix("X")
-        states = States(X, name, width)
+        states = X if isinstance(X, States) else States(X, name, width)
         targets = _numbers(y, len(states), f"y{suffix}", "between 0 and 1", lambda v: (v >= 0) & (v <= 1))
         if sample_weight is None:
             return cls(states, np.arange(len(states)), targets, np.ones(len(states)))
