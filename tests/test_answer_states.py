@@ -89,6 +89,29 @@ def test_several_positions_of_an_answer_are_one_text_of_one_pass(model, tokenize
     assert computed == sum(map(len, whole))
 
 
+def test_every_token_of_an_answer_and_the_mean_of_its_prompt_are_read_in_the_same_pass(model, tokenizer, answers):
+    positions = ["last_answer", "mean_answer", "mean_prompt"]
+    found = answer_states(model, tokenizer, answers, LAYERS, positions=positions, every_token=True)
+    assert found.tokens is not None
+    lengths = [len(one) or 1 for one in answers.answer_ids]  # of an empty answer the last token before it
+    assert found.tokens.answer.tolist() == list(np.repeat(range(4), lengths))
+    assert found.elsewhere == ((2,), (2,), (), (2,))
+    for row in range(4):
+        tokens = found.tokens.hidden[found.tokens.answer == row]
+        begins = len(answers.thought_ids[row]) - (not answers.answer_ids[row])
+        for place, token in enumerate(tokens):
+            state = expected(model, answers, row, begins + place, begins + place)
+            np.testing.assert_allclose(token, state, atol=3e-5)
+        np.testing.assert_allclose(tokens[-1], found.hidden[row, 0], atol=1e-6)
+        np.testing.assert_allclose(tokens.mean(0), found.hidden[row, 1], atol=3e-5)
+        state = expected(model, answers, row, -len(answers.prompt_ids[row]), -1)
+        np.testing.assert_allclose(found.hidden[row, 2], state, atol=3e-5)
+    alone = answer_states(model, tokenizer, answers, LAYERS, positions=(), every_token=True)
+    assert alone.tokens is not None
+    assert alone.hidden.shape == (4, 0, 2, 32)
+    np.testing.assert_allclose(alone.tokens.hidden, found.tokens.hidden, atol=3e-5)
+
+
 def test_chunks_end_before_blank_lines_or_else_line_breaks(model, tokenizer):
     rows = [
         transcript(tokenizer, "Q 1?", "<think>12 is\n12\n\nso 3\n \nB</think>", " B"),

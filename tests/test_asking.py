@@ -187,16 +187,19 @@ def test_the_probe_path_of_gsm8k_with_constructed_answers(shared, tmp_path, monk
     config["model"]["name"] = str(shared / "models" / "stories260K")
     config["data"] |= {"path": str(shared / "data" / "gsm8k"), "limit": 200}
     config["baselines"] |= {"p_true": False, "stated": False, "samples": 0}
-    positions = ["last_prompt", "before_exact_answer", "exact_answer_last", "last_answer"]
+    positions = ["attention_answer", "last_prompt", "mean_prompt", "exact_answer_last", "last_answer"]
     config["extraction"] |= {"layers": [2, 4], "position": positions, "cache_dir": str(tmp_path / "c")}
     config["evaluation"]["bootstrap"] = 100
     base = run(config | {"run": {"dir": str(tmp_path / "run")}}).results["variants"]["base"]
     assert base["accuracy_all_questions"] == right.mean()
     assert base["status"] == {"answered": 200}
     assert base["elsewhere"] == {}
-    assert len(base["layers"]) == 8
+    assert [one["position"] for one in base["layers"]] == [
+        name for name in [*positions[1:], positions[0]] for _ in "ab"
+    ]
+    assert [one["family"] for one in base["layers"]] == ["logistic"] * 8 + ["attention"] * 2
     # The wrong answers all end alike, which any state at their end shows.
-    assert base["selected"]["position"] in ("exact_answer_last", "last_answer")
+    assert base["selected"]["position"] in ("exact_answer_last", "last_answer", "attention_answer")
     assert base["scores"]["probe"]["all"]["auroc"]["value"] > 0.95
     expected = {"probe", "own_probability", "text_only", "surface", "least_log_probability", "perplexity"}
     assert expected <= set(base["scores"])

@@ -7,7 +7,9 @@ from sklearn.metrics import roc_auc_score
 from src.errors import ScoringError
 from src.probes import AttentionProbe, LinearProbe, TokenStates
 from src.probes.attention import _Rows
+from src.probes.refits import shuffled_predictions
 from src.probes.states import Sample
+from src.probes.sweep import ATTENTION, Part, Place, sweep_places
 from src.probes.tokens import Tokens
 
 D = 10
@@ -130,3 +132,41 @@ def test_what_attention_cannot_read_is_named():
         AttentionProbe(D).fit(tokens, y, bad, y)
     with pytest.raises(ScoringError, match=r"y has shape \(39,\), but there are 40 rows"):
         AttentionProbe(D).fit(tokens, y[:39])
+
+
+def test_a_place_where_every_token_is_read_is_tried_with_attention_beside_the_others():
+    tokens, y = planted(n=300)
+    noise = np.random.default_rng(2).standard_normal((300, 2, D)).astype(np.float32)
+    several = np.stack([np.random.default_rng(3).permutation(tokens.states), tokens.states], axis=1)
+    whole = Part(noise, y, np.arange(300), tokens=TokenStates(several, tokens.ends))
+    places = [Place(*place) for place in (("last_answer", "block.0"), ("mean_answer", "block.0"),
+                                          (ATTENTION, "block.0"), (ATTENTION, "block.1"))]  # fmt: skip
+    train, test = whole.only(np.arange(200)), whole.only(np.arange(200, 300))
+    sweep = sweep_places(places, train, None, families=["logistic", "mean_difference"])
+    assert [one.family for one in sweep.results] == ["logistic", "mean_difference"] * 2 + ["attention"] * 2
+    assert (sweep.chosen.family, sweep.chosen.layer, sweep.place) == ("attention", "block.1", 3)
+    assert sweep.chosen.C == sweep.probe.C_
+    alone = AttentionProbe(D).fit(tokens.only(np.arange(200)), y[:200], groups=np.arange(200))
+    np.testing.assert_array_equal(sweep.predict(test), alone.predict(tokens.only(np.arange(200, 300))))
+    shuffled = shuffled_predictions(train, None, test, 3, seed=0, shuffles=3, family="attention")
+    assert np.mean([roc_auc_score(y[200:], p) for p in shuffled]) < 0.7
+    again = Part.joined(
+        [test, Part(noise[:5], y[:5], np.arange(5), tokens=TokenStates(several, tokens.ends).only(np.arange(5)))]
+    )
+    np.testing.assert_array_equal(
+        sweep.predict(again), np.r_[sweep.predict(test), sweep.predict(whole.only(np.arange(5)))]
+    )
+    with pytest.raises(ScoringError, match="There is no place 2: states of 2 places were read, and of no tokens"):
+        Part(noise, y, np.arange(300)).at(2)
+
+
+def test_answers_keep_their_tokens_in_any_order_and_company():
+    tokens, _ = planted(n=20)
+    order = np.array([7, 0, 19, 7])
+    some = tokens.only(order)
+    for place, row in enumerate(order):
+        kept = some.states[some.begins[place] : some.ends[place]]
+        np.testing.assert_array_equal(kept, tokens.states[tokens.begins[row] : tokens.ends[row]])
+    both = some.followed_by(tokens)
+    np.testing.assert_array_equal(both.only(np.arange(4, 24)).states, tokens.states)
+    np.testing.assert_array_equal(both.lengths, np.r_[some.lengths, tokens.lengths])

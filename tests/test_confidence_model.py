@@ -175,7 +175,7 @@ def test_another_model_is_refused(model, tokenizer):
             {"position": "answer_letter", "asking": Asking(by="letters")},
             "chosen by likelihood: that takes a second pass",
         ),
-        ({"position": "mean_prompt"}, "'mean_prompt', which is no token of a generated answer"),
+        ({"position": "mean_prompt"}, "'mean_prompt', and of a prompt only the last token is kept"),
         ({"position": "exact_answer_first", "asking": Asking(marking="contains")}, "known only beside the right one"),
     ],
 )

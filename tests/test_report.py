@@ -313,7 +313,9 @@ def test_all_candidates_stand_in_one_table_and_their_number_everywhere():
 def test_a_place_is_drawn_with_its_best_family():
     results = example_results(n_test=60, layers=1, families=("logistic", "mlp"), tuned=False)
     base = results["variants"]["base"]
-    best = [min(base["layers"][place : place + 2], key=lambda one: one["val_nll"]) for place in (0, 2, 4)]
+    for place, one in enumerate(base["layers"]):
+        one["val_nll"] = 0.6 - 0.1 * (place in (1, 2, 5))
+    best = [base["layers"][place] for place in (1, 2, 5)]
     line = plots.layer_curve({"base": base}).lines[0]
     assert line.get_ydata() == pytest.approx([one["val_auroc"] for one in best])
 

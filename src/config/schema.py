@@ -76,8 +76,9 @@ def _families(value: Any) -> Any:
 
 
 Position = Literal[
-    "last_prompt", "answer_letter", "end_of_thinking", "chunk_ends", "first_answer", "last_answer", "mean_answer",
-    "before_exact_answer", "exact_answer_first", "exact_answer_last", "after_exact_answer",
+    "last_prompt", "mean_prompt", "answer_letter", "end_of_thinking", "chunk_ends", "first_answer", "last_answer",
+    "mean_answer", "attention_answer", "before_exact_answer", "exact_answer_first", "exact_answer_last",
+    "after_exact_answer",
 ]  # fmt: skip
 Family = Literal["logistic", "mean_difference", "mlp"]
 Share = Annotated[float, Field(gt=0, lt=1)]
@@ -191,8 +192,9 @@ class ExtractionConfig(Section):
     """Decoder blocks counted from 0 (negative from the end), embeddings, final_norm, or all blocks."""
     position: Annotated[tuple[Position, ...], BeforeValidator(_positions)] = ("last_prompt",)
     """The token whose state is read, or a list to choose from on validation: the prompt's last, the chosen letter; in
-    words the one that ends the thinking, the mean over the ends of its chunks, the answer's first, last, the mean of
-    all, the first or last that holds the exact answer that was marked, or the one before or after that."""
+    words the mean of the prompt's, the one that ends the thinking, the mean over the ends of its chunks, the answer's
+    first, last, the mean of all, all of them for a probe that learns where to look (attention_answer), the first or
+    last that holds the exact answer that was marked, or the one before or after that."""
     cache_dir: OutputFolder | None = None
     """Where states and answers are kept between runs; none: not kept."""
     cache: Literal["optional", "required"] = "optional"

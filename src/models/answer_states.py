@@ -12,13 +12,15 @@ import numpy as np
 from src.errors import DataError
 from src.models.extraction.engine import CachePolicy, as_array, read_rows
 from src.models.extraction.layers import Layers, anatomy, layer_names
+from src.models.extraction.tokens import leading_special
 from src.models.generation import FreeAnswers
 
 AnswerPosition = Literal[
-    "last_prompt", "end_of_thinking", "chunk_ends", "first_answer", "last_answer", "mean_answer",
+    "last_prompt", "mean_prompt", "end_of_thinking", "chunk_ends", "first_answer", "last_answer", "mean_answer",
     "before_exact_answer", "exact_answer_first", "exact_answer_last", "after_exact_answer",
 ]  # fmt: skip
 Span = tuple[int, int]
+_EVERY = "every token"
 
 
 @dataclass(frozen=True)
@@ -29,20 +31,22 @@ class AnswerStates:
         hidden: (n, positions, layers, d) float32.
         elsewhere: of each position, the row numbers of answers that have no such token (an empty answer, nothing found
             in it, no thinking); the last token before the end was read: of the answer, of the thinking, or of the
-            prompt.
+            prompt. Where every token was asked for, its row numbers follow.
+        tokens: of every token of every answer, where that was asked for.
     """
 
     hidden: np.ndarray
     elsewhere: tuple[tuple[int, ...], ...]
+    tokens: "ChunkStates | None" = None
 
 
 @dataclass(frozen=True)
 class ChunkStates:
-    """States at the ends of the m chunks of n answers.
+    """States at the ends of the m chunks of n answers, or at all of their m tokens.
 
     Attributes:
         hidden: (m, layers, d) float32, chunk by chunk, answer by answer.
-        answer: (m,) the row of the answer that each chunk belongs to.
+        answer: (m,) the row of the answer that each chunk or token belongs to.
     """
 
     hidden: np.ndarray
@@ -57,6 +61,7 @@ def answer_states(
     *,
     positions: Sequence[AnswerPosition] = ("last_answer",),
     spans: Sequence[Span | None] = (),
+    every_token: bool = False,
     cache_dir: str | Path | None = None,
     cache: CachePolicy = "optional",
     token_budget: int | None = None,
@@ -67,31 +72,39 @@ def answer_states(
         model, tokenizer: the same.
         answers: what it returned.
         layers, cache_dir, cache, token_budget: as in `HiddenStateExtractor.extract`.
-        positions: the last token of the prompt, the one that ends the thinking, the first or last of the answer, the
-            mean of the answer's, the first or last token that holds a piece of the exact answer, the tokens before and
-            after these; "chunk_ends" is the mean over the ends of the chunks (see `chunk_states`).
+        positions: the last token of the prompt, the mean of its tokens (but leading special ones), the one that ends
+            the thinking, the first or last of the answer, the mean of the answer's, the first or last token that holds
+            a piece of the exact answer, the tokens before and after these; "chunk_ends" is the mean over the ends of
+            the chunks (see `chunk_states`).
         spans: for the exact answer, where it stands in each answer's text (start, end), such as `Mark.span`; None where
             nothing was found.
+        every_token: whether each token of the answers is read as well; of an answer without one, the last before it.
 
     Raises:
         DataError: an unknown position, or spans that do not fit.
     """
     for position in positions:
         _check(position, answers, spans)
+    wanted, n = [*positions, *([_EVERY] if every_token else [])], len(answers.texts)
     read = [
         Reading.of(tokenizer, answers, row, position, spans[row] if spans else None)
-        for row in range(len(answers.texts))
-        for position in positions
+        for row in range(n)
+        for position in wanted
     ]
-    hidden = _read(model, read, layers, cache_dir, cache, token_budget)
-    if len(hidden) > len(read):  # the ends of several chunks of one answer
-        ends = np.cumsum([len(one.places) for one in read])[:-1]
-        hidden = np.stack([part.mean(0) for part in np.split(hidden, ends)])
-    elsewhere = [
-        tuple(row for row, one in enumerate(read[place :: len(positions)]) if one.elsewhere)
-        for place in range(len(positions))
-    ]
-    return AnswerStates(hidden.reshape(-1, len(positions), *hidden.shape[1:]), tuple(elsewhere))
+    states = _read(model, read, layers, cache_dir, cache, token_budget)
+    pieces = np.split(states, np.cumsum([len(one.places) for one in read])[:-1])
+    by_position = [pieces[place :: len(wanted)] for place in range(len(wanted))]
+    hidden = np.empty((n, len(positions), *states.shape[1:]), dtype=states.dtype)
+    for place, several in enumerate(by_position[: len(positions)]):
+        for row, piece in enumerate(several):
+            hidden[row, place] = piece.mean(0) if len(piece) > 1 else piece[0]  # the ends of several chunks
+    elsewhere = [tuple(row for row, one in enumerate(read[place :: len(wanted)]) if one.elsewhere)
+                 for place in range(len(wanted))]  # fmt: skip
+    tokens = None
+    if every_token and n:
+        lengths = [len(piece) for piece in by_position[-1]]
+        tokens = ChunkStates(np.concatenate(by_position[-1]), np.repeat(np.arange(n), lengths))
+    return AnswerStates(hidden, tuple(elsewhere), tokens)
 
 
 def chunk_states(
@@ -131,6 +144,10 @@ class Reading:
         if position == "chunk_ends":
             chunks = _chunk_ends(tokenizer, thought or said)
             places = tuple((end, end) for end in chunks)
+        elif position == _EVERY:
+            places = tuple((len(thought) + token,) * 2 for token in range(len(said)))
+        elif position == "mean_prompt":
+            places = ((leading_special(tokenizer, prompt) - len(prompt), -1),)
         else:
             place = _place(tokenizer, thought, said, answers.texts[row], position, span)
             places = (place,) if place else ()

@@ -6,6 +6,7 @@ import numpy as np
 
 from src.data.scoring import Mark
 from src.probes.sweep import Place
+from src.probes.tokens import TokenStates
 
 ANSWERED = "answered"
 
@@ -22,13 +23,14 @@ class Asked:
             (nats, of the choices' shares), "margin" (of the best over the second share) and "choice_mass"; of free
             answers "least_log_probability" and "perplexity"; where configured "p_true", "stated" and
             "self_consistency". NaN: the model said nothing of the kind.
-        places: position and layer of each state, in the order of `hidden`.
-        hidden: (n, places, d) float32.
+        places: position and layer of each state, in the order of `hidden` and then of `tokens`.
+        hidden: (n, places, d) float32, of the places that are read at one token, or as one mean.
         status: of each answer: "answered", "nothing found", "cut at the token limit" or "cut while thinking".
         marks: how each free answer was judged; empty where choices were scored.
         elsewhere: position -> how many answers had no such token, so that the answer's (or the prompt's) last one was
             read; only positions where there were some.
         truncated: how many prompts were cut.
+        tokens: of the n answers, (m, places, d) float32, where every token is read; None: nowhere.
     """
 
     answers: tuple[str, ...]
@@ -41,6 +43,7 @@ class Asked:
     marks: tuple[Mark, ...]
     elsewhere: dict[str, int]
     truncated: int
+    tokens: TokenStates | None = None
 
     @property
     def answered(self) -> np.ndarray:

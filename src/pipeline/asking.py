@@ -129,18 +129,16 @@ def _ask_freely(
     signals |= ask_again(model, tokenizer, questions, answers.texts, config, label=label)
     if config.baselines.samples:
         signals[SELF_CONSISTENCY] = self_consistency(model, tokenizer, questions, marks, config, label=label)
-    hidden, elsewhere = read_positions(model, tokenizer, answers, [one.span for one in marks], config, layers)
+    states = read_positions(model, tokenizer, answers, [one.span for one in marks], config, layers)
     return Asked(
         answers=answers.texts,
         correct=np.array([one.correct for one in marks], dtype=np.float64),
         confidence=answers.confidence,
         signals=signals,
-        places=places_of(extraction.position, layers),
-        hidden=hidden,
         status=tuple(map(_status, marks, answers.finished, answers.cut_while_thinking)),
         marks=marks,
-        elsewhere=elsewhere,
         truncated=len(answers.truncated),
+        **states,
     )
 
 

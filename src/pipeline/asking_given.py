@@ -9,7 +9,7 @@ from src.models.extraction.tokens import context_length, spans_to_tokens, tokeni
 from src.models.generation import FreeAnswers
 from src.models.likelihood import answer_likelihood
 from src.pipeline.asked import ANSWERED, Asked
-from src.pipeline.positions import places_of, read_positions
+from src.pipeline.positions import read_positions
 from src.pipeline.questions import Questions
 
 
@@ -26,7 +26,6 @@ def take_given(
         model, answers.prompt_ids, answers.answer_ids, cache_dir=extraction.cache_dir, cache=extraction.cache,
         progress=f"{label}: likelihood of the answers",
     )  # fmt: skip
-    hidden, elsewhere = read_positions(model, tokenizer, answers, (), config, layers)
     said = [one.confidence for one in questions.given]
     own = np.exp(likelihood.mean)
     return Asked(
@@ -34,12 +33,10 @@ def take_given(
         correct=np.array([one.correct for one in questions.given]),
         confidence=np.array([mine if given is None else given for given, mine in zip(said, own, strict=True)]),
         signals={"least_log_probability": likelihood.least, "perplexity": np.exp(-likelihood.mean)},
-        places=places_of(extraction.position, layers),
-        hidden=hidden,
         status=(ANSWERED,) * len(answers.texts),
         marks=(),
-        elsewhere=elsewhere,
         truncated=0,
+        **read_positions(model, tokenizer, answers, (), config, layers),
     )
 
 

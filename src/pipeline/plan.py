@@ -10,8 +10,10 @@ from src.data.splits import SPLITS, Splits, split_examples
 from src.data.trained_on import apart, read_trained_on
 from src.errors import ConfigError, ModelError
 from src.pipeline.folder import folder_state
+from src.pipeline.positions import read_once
 from src.pipeline.questions import CHAT, Questions, as_chat, load_questions
 from src.pipeline.sense import check_settings
+from src.probes.sweep import ATTENTION
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,8 @@ class Plan:
         layers: canonical names of the hidden states that are read.
         parameters: of the base model.
         weight_bytes: of the base model, unquantised.
-        state_bytes: of the hidden states of all questions and models, as the cache keeps them.
+        state_bytes: of the hidden states of all questions and models, as the cache keeps them; where every token of the
+            answers is read, of answers as long as they may be.
         adapter: the adapter's folder, which may be yet to be made; None where only a base model is asked.
         notes: what may go wrong, in sentences.
     """
@@ -95,8 +98,8 @@ def make_plan(config: Config) -> Plan:
     variants = 1 if config.adapter_folder is None else 2
     sizes = [(p.numel(), p.element_size()) for p in skeleton.parameters()]
     weight_bytes = sum(count * size for count, size in sizes)
-    places = len(layers) * len(config.extraction.position)
-    state_bytes = variants * len(questions.examples) * places * width * sizes[0][1]
+    states = len(questions.examples) * len(read_once(config.extraction.position)) + _answer_tokens(config, questions)
+    state_bytes = variants * states * len(layers) * width * sizes[0][1]
     return Plan(
         questions=questions,
         splits=splits,
@@ -107,6 +110,15 @@ def make_plan(config: Config) -> Plan:
         adapter=config.adapter_folder,
         notes=(*_memory_note(config, weight_bytes), *_disk_note(config, state_bytes)),
     )
+
+
+def _answer_tokens(config: Config, questions: Questions) -> int:
+    """The most tokens of answers that are read one by one; of answers from outside a token for each character."""
+    if ATTENTION not in config.extraction.position:
+        return 0
+    if questions.given:
+        return sum(len(one.response) for one in questions.given)
+    return len(questions.examples) * questions.max_new_tokens
 
 
 def _trained_on(config: Config, questions: Questions) -> Questions:

@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from src.config import Config
+from src.config.schema import Position
 from src.models.answer_states import Span, answer_states
 from src.models.generation import FreeAnswers
-from src.probes.sweep import Place
+from src.probes.sweep import ATTENTION, Place
+from src.probes.tokens import TokenStates
 
 
 def read_positions(
@@ -18,9 +18,10 @@ def read_positions(
     spans: Sequence[Span | None],
     config: Config,
     layers: tuple[str, ...],
-) -> tuple[np.ndarray, dict[str, int]]:
-    """(n, places, d) at all configured positions of answers in words, and how many answers lack each (see `Asked`)."""
-    positions = config.extraction.position
+) -> dict[str, Any]:
+    """`hidden`, `tokens`, `places` and `elsewhere` of `Asked`, at all configured positions of answers in words."""
+    positions = read_once(config.extraction.position)
+    every_token = ATTENTION in config.extraction.position
     states = answer_states(
         model,
         tokenizer,
@@ -29,13 +30,26 @@ def read_positions(
         # In words, the letter is what the marking rule found.
         positions=["exact_answer_last" if one == "answer_letter" else one for one in positions],
         spans=spans,
+        every_token=every_token,
         cache_dir=config.extraction.cache_dir,
         cache=config.extraction.cache,
     )
-    elsewhere = {name: len(rows) for name, rows in zip(positions, states.elsewhere, strict=True) if rows}
-    return states.hidden.reshape(len(states.hidden), -1, states.hidden.shape[-1]), elsewhere
+    names = [*positions, ATTENTION] if every_token else positions
+    n, _, _, d = states.hidden.shape
+    return {
+        "hidden": states.hidden.reshape(n, len(positions) * len(layers), d),
+        "tokens": states.tokens and TokenStates.of(states.tokens.hidden, states.tokens.answer),
+        "places": places_of(config.extraction.position, layers),
+        "elsewhere": {name: len(rows) for name, rows in zip(names, states.elsewhere, strict=True) if rows},
+    }
 
 
-def places_of(positions: Sequence[str], layers: Sequence[str]) -> tuple[Place, ...]:
-    """In the order in which states are read: position by position."""
-    return tuple(Place(position, layer) for position in positions for layer in layers)
+def read_once(positions: Sequence[Position]) -> tuple[Position, ...]:
+    """Those at which one state is read of each answer."""
+    return tuple(position for position in positions if position != ATTENTION)
+
+
+def places_of(positions: Sequence[Position], layers: Sequence[str]) -> tuple[Place, ...]:
+    """In the order in which states are kept: position by position, and at last where every token is read."""
+    ordered = [*read_once(positions), *(position for position in positions if position == ATTENTION)]
+    return tuple(Place(position, layer) for position in ordered for layer in layers)

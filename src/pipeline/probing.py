@@ -146,7 +146,7 @@ def fit_scorers(
 
 def part_of(asked: Asked, rows: np.ndarray, groups: np.ndarray) -> Part:
     """These rows of what a model was asked; `groups` (n,) are the questions' numbers, of all rows."""
-    return Part(asked.hidden, asked.correct[rows], groups[rows], rows)
+    return Part(asked.hidden, asked.correct[rows], groups[rows], rows, asked.tokens)
 
 
 def _predicted(

@@ -201,6 +201,11 @@ def _check_position(probe: SavedProbe) -> None:
     if asking.by == "generation" and _in_words(position) not in get_args(AnswerPosition):
         known = ", ".join(get_args(AnswerPosition))
         raise DataError(f"The probe reads {position!r}, which is no token of a generated answer: {known}.")
+    if position == "mean_prompt":
+        raise DataError(
+            "The probe reads 'mean_prompt', and of a prompt only the last token is kept while the model answers. Fit "
+            "one at 'last_prompt' or 'mean_answer', or use HiddenStateExtractor and SavedProbe.predict."
+        )
     if "exact_answer" in _in_words(position) and asking.marking == _NEEDS_TARGET:
         raise DataError(
             f"The probe reads {position!r} as marked by {_NEEDS_TARGET!r}: where an exact answer stands is known only "

@@ -2,8 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
 
 import numpy as np
+
+from src.errors import ScoringError
+from src.probes.tokens import TokenStates
 
 
 @dataclass(frozen=True)
@@ -11,16 +15,18 @@ class Part:
     """Rows of one purpose. States stay where they are: a part of them is row numbers, and a copy is made of one place.
 
     Attributes:
-        states: (m, places, d).
+        states: (m, places, d) of places that are read at one token, or as one mean.
         labels: (n,) 1 where the answer was right, else 0.
         questions: (n,) the number of the question that each row asks.
         rows: (n,) which of the m rows of states these are; None: all of them.
+        tokens: of m answers, for the places at which every token is read: those that follow the others.
     """
 
     states: np.ndarray
     labels: np.ndarray
     questions: np.ndarray
     rows: np.ndarray | None = None
+    tokens: TokenStates | None = None
 
     @classmethod
     def joined(cls, parts: Sequence["Part"]) -> "Part":
@@ -31,9 +37,13 @@ class Part:
             numbered.append(first + which)
             first += distinct.size
         labels, questions = np.concatenate([part.labels for part in parts]), np.concatenate(numbered)
-        if all(part.states is parts[0].states for part in parts):
-            return cls(parts[0].states, labels, questions, np.concatenate([part._rows for part in parts]))
-        return cls(np.concatenate([part.states[part._rows] for part in parts]), labels, questions)
+        of_one = all(part.states is parts[0].states and part.tokens is parts[0].tokens for part in parts)
+        if of_one:
+            rows = np.concatenate([part._rows for part in parts])
+            return cls(parts[0].states, labels, questions, rows, parts[0].tokens)
+        tokens = [part.tokens.only(part._rows) for part in parts if part.tokens is not None]
+        states = np.concatenate([part.states[part._rows] for part in parts])
+        return cls(states, labels, questions, tokens=reduce(TokenStates.followed_by, tokens) if tokens else None)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -43,13 +53,18 @@ class Part:
         """The d of the states."""
         return self.states.shape[2]
 
-    def at(self, place: int) -> np.ndarray:
-        """(n, d) the states of one place."""
-        return self.states[:, place] if self.rows is None else self.states[self.rows, place]
+    def at(self, place: int) -> np.ndarray | TokenStates:
+        """(n, d) the states of one place; of a place at which every token is read the answers' `TokenStates`."""
+        read_once = self.states.shape[1]
+        if place < read_once:
+            return self.states[:, place] if self.rows is None else self.states[self.rows, place]
+        if self.tokens is None:
+            raise ScoringError(f"There is no place {place}: states of {read_once} places were read, and of no tokens.")
+        return self.tokens.at(place - read_once).only(self._rows)
 
     def only(self, places: np.ndarray) -> "Part":
         """These of its rows, given by their places among them."""
-        return Part(self.states, self.labels[places], self.questions[places], self._rows[places])
+        return Part(self.states, self.labels[places], self.questions[places], self._rows[places], self.tokens)
 
     @property
     def _rows(self) -> np.ndarray:

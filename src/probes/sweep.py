@@ -10,6 +10,7 @@ from tqdm.auto import tqdm
 from src.errors import ScoringError
 from src.evaluation.delong import auroc_interval
 from src.evaluation.ranking import Ranked
+from src.probes.attention import AttentionProbe
 from src.probes.folds import FOLDS, fold_of_names
 from src.probes.linear import LinearProbe
 from src.probes.mean_difference import MeanDifferenceProbe
@@ -18,7 +19,8 @@ from src.probes.part import Part
 from src.probes.probe import Probe
 from src.probes.states import MIN_ROWS
 
-Family = Literal["logistic", "mean_difference", "mlp"]
+Family = Literal["logistic", "mean_difference", "mlp", "attention"]
+ATTENTION = "attention_answer"  # the position at which every token is read, by the family "attention" and no other
 CROSS_VALIDATED_BELOW = 2000  # questions: measured in CLAUDE.md
 
 
@@ -89,8 +91,18 @@ def to_choose_with(train: Part, val: Part) -> tuple[Part, Part | None]:
 
 def new_probe(family: Family, width: int) -> Probe:
     """An unfitted probe of states (n, width)."""
-    kinds = {"logistic": LinearProbe, "mean_difference": MeanDifferenceProbe, "mlp": MLPProbe}
+    kinds = {
+        "logistic": LinearProbe,
+        "mean_difference": MeanDifferenceProbe,
+        "mlp": MLPProbe,
+        "attention": AttentionProbe,
+    }
     return kinds[family](width)
+
+
+def families_at(place: Place, families: Sequence[Family]) -> Sequence[Family]:
+    """Those of the families that are tried at a place."""
+    return ("attention",) if place.position == ATTENTION else families
 
 
 def can_be_fitted(train: Part, val: Part | None) -> bool:
@@ -123,13 +135,13 @@ def sweep_places(
         train: rows to fit to.
         val: rows to choose with; None: chosen by 5-fold cross-validation over whole questions of train, all of which
             the chosen probe is fitted to. See `to_choose_with`.
-        families: of the probes.
+        families: of the probes; at a place where every token is read attention is the only one.
         progress: name of the bar.
 
     Raises:
         ScoringError: a probe cannot be fitted; the message names the place.
     """
-    candidates = [(index, family) for index in range(len(places)) for family in families]
+    candidates = [(index, family) for index, place in enumerate(places) for family in families_at(place, families)]
     probes, said, results = [], [], []
     held_out = train if val is None else val
     for index, family in tqdm(candidates, desc=progress, unit="probe", disable=None, leave=False):
@@ -149,7 +161,7 @@ def _result(place: Place, family: Family, probe: Probe, said: np.ndarray, held_o
     there = np.isfinite(said)  # all, but for a fold that could not be set aside
     p, y = said[there], held_out.labels[there]
     auroc = (Ranked.of(p, y).auroc(), *auroc_interval(p, y, held_out.questions[there]))
-    C = probe.C_ if isinstance(probe, LinearProbe) else None
+    C = probe.C_ if isinstance(probe, LinearProbe | AttentionProbe) else None
     return PlaceResult(place.position, place.layer, family, probe.val_nll_, *auroc, C)
 
 

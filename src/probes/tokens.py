@@ -82,24 +82,25 @@ class Tokens(States):
     def __init__(self, X: Any, name: str, width: int):
         if not isinstance(X, TokenStates):
             raise ScoringError(
-                f"{name} is no TokenStates: attention reads all tokens of each answer. Pass TokenStates.of(states, answer)."
+                f"{name} is no TokenStates: attention reads all tokens of each answer. Pass TokenStates.of(states, "
+                "answer)."
             )
-        self.given, self._tokens = X, States(X.states, f"{name}.states", width)
-        self.shape, self.dtype = (len(X), width), self._tokens.dtype
+        self._given = X.at(0) if X.states.ndim == 3 and X.states.shape[1] == 1 else X
+        self.shape, self.dtype = (len(X), width), States(self._given.states, f"{name}.states", width).dtype
 
     def __len__(self) -> int:
         return self.shape[0]
 
     def tokens(self, rows: np.ndarray | None = None) -> TokenStates:
         """Of these answers."""
-        return self.given if rows is None else self.given.only(rows)
+        return self._given if rows is None else self._given.only(rows)
 
     def blocks(self, rows: np.ndarray | None = None, *, dtype: Any = None) -> Iterator[tuple[slice, np.ndarray]]:
         """The answers' means; arguments as of `States`."""
         every = np.arange(len(self)) if rows is None else rows
         step = max(2**18 // max(self.shape[1], 1), 1)
         for start in range(0, len(every), step):
-            some = self.given.only(every[start : start + step])
+            some = self._given.only(every[start : start + step])
             sums = np.add.reduceat(some.states, some.begins, axis=0, dtype=np.float64)
             place = slice(start, start + len(some))
             yield place, (sums / some.lengths[:, None]).astype(dtype or self.dtype)

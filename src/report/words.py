@@ -40,6 +40,7 @@ FAMILIES = {
     "logistic": "logistic regression",
     "mean_difference": "difference of means",
     "mlp": "small network",
+    "attention": "attention",
 }
 # On questions that only one of two models got right.
 DISAGREEING = {
