@@ -24,7 +24,15 @@ from src.errors import (
     StorageError,
 )
 from src.evaluation.selective import Promise
-from src.probes import LinearProbe, MeanDifferenceProbe, ModelIdentity, Origin, SavedProbe
+from src.probes import (
+    AttentionProbe,
+    LinearProbe,
+    MeanDifferenceProbe,
+    ModelIdentity,
+    Origin,
+    SavedProbe,
+    TokenStates,
+)
 from src.probes.artifact import ARRAYS, CARD, HEADER
 from src.probes.linear import ProbeWeights
 from tests.conftest import random_llama
@@ -421,3 +429,31 @@ def test_a_difference_of_means_is_saved_and_says_what_it_is(tmp_path):
     np.testing.assert_array_equal(again.predict(X), probe.predict(X))
     assert again.origin.family == "mean_difference"
     assert "The difference of the class means of standardised states" in (folder / CARD).read_text()
+
+
+def attending(d=8):
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(1, 5, 120)
+    tokens = TokenStates.of(rng.standard_normal((lengths.sum(), d)), np.repeat(np.arange(120), lengths))
+    y = (tokens.states[tokens.begins, 0] > 0).astype(float)
+    return AttentionProbe(d).fit(tokens, y, groups=np.arange(120)), tokens, y
+
+
+def test_a_probe_that_attends_is_saved_with_its_query(tmp_path):
+    probe, tokens, y = attending()
+    origin = Origin(MODEL, "block.1", "attention_answer", family="attention")
+    saved = probe.frozen(origin)
+    folder = saved.calibrated(tokens, y).save_pretrained(tmp_path / "probe")
+    again = SavedProbe.from_pretrained(folder)
+    np.testing.assert_array_equal(again.decision_function(tokens), probe.decision_function(tokens))
+    np.testing.assert_array_equal(again.predict(tokens), saved.calibrated(probe.predict(tokens), y).predict(tokens))
+    with pytest.raises(ScoringError, match="X is no TokenStates"):
+        again.predict(tokens.states)
+    for change in ({"origin__family": "logistic"}, {"origin__position": "last_answer"}):
+        with pytest.raises(IntegrityError, match="a probe of (logistic|attention) that reads (attention|last)_answer"):
+            SavedProbe.from_pretrained(rewritten(shutil.copytree(folder, tmp_path / next(iter(change))), **change))
+    both = {"origin__family": "logistic", "origin__position": "last_answer"}
+    with pytest.raises(
+        IntegrityError, match="probe.safetensors has .* bytes|weight, bias, mean and scale of 8 numbers"
+    ):
+        SavedProbe.from_pretrained(rewritten(folder, **both))

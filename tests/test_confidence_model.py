@@ -12,7 +12,8 @@ from src.evaluation.selective import Promise
 from src.models import HiddenStateExtractor, answer_choices, answer_freely
 from src.models.answer_states import answer_states
 from src.models.live import answer_live
-from src.probes import Asking, ConfidenceModel, ModelIdentity, Origin, SavedProbe
+from src.probes import Asking, ConfidenceModel, ModelIdentity, Origin, SavedProbe, TokenStates
+from src.probes.attention import AttentionWeights
 from src.probes.linear import ProbeWeights
 from tests.conftest import random_llama
 
@@ -63,6 +64,23 @@ def test_the_live_confidence_is_the_offline_one(model, tokenizer, position, endi
     assert said.answers.log_probabilities == pytest.approx(offline.log_probabilities, abs=1e-5)
     np.testing.assert_allclose(said.state(tokenizer, position, span), states.hidden[:, 0, 0], atol=TOLERANCE)
     assert answer.confidence == pytest.approx(confident.probe.predict(states.hidden[:, 0, 0])[0], abs=TOLERANCE)
+
+
+@pytest.mark.parametrize("ending", ["limit", "inside"])
+def test_attention_is_paid_to_the_same_tokens_live_and_offline(model, tokenizer, ending):
+    asking = replace(FEW, stop=ways_to_end(model, tokenizer)[ending])
+    rng = np.random.default_rng(0)
+    weights = AttentionWeights(
+        rng.standard_normal(32) / 6, rng.standard_normal(32), 0.1, np.zeros(32), np.full(32, 1.5)
+    )
+    probe = SavedProbe(weights, Origin(ModelIdentity.of(model), "block.1", "attention_answer", asking, "attention"))
+    confident = ConfidenceModel.from_pretrained(probe, model, tokenizer)
+    offline = answer_freely(model, tokenizer, [PROMPT], stop=asking.stop, max_new_tokens=12)
+    tokens = answer_states(model, tokenizer, offline, ["block.1"], positions=(), every_token=True).tokens
+    expected = probe.predict(TokenStates.of(tokens.hidden[:, 0], tokens.answer))
+    assert confident.ask(QUESTION).confidence == pytest.approx(expected[0], abs=TOLERANCE)
+    one = probe.predict(TokenStates.of(tokens.hidden[-1:, 0], np.zeros(1, dtype=int)))
+    assert abs(one - expected)[0] > 1e-3
 
 
 @pytest.mark.parametrize("layer", ["embeddings", "block.0", "block.2", "final_norm"])

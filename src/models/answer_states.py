@@ -20,7 +20,7 @@ AnswerPosition = Literal[
     "before_exact_answer", "exact_answer_first", "exact_answer_last", "after_exact_answer",
 ]  # fmt: skip
 Span = tuple[int, int]
-_EVERY = "every token"
+EVERY = "every token"  # as a position of `Reading.of`
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def answer_states(
     """
     for position in positions:
         _check(position, answers, spans)
-    wanted, n = [*positions, *([_EVERY] if every_token else [])], len(answers.texts)
+    wanted, n = [*positions, *([EVERY] if every_token else [])], len(answers.texts)
     read = [
         Reading.of(tokenizer, answers, row, position, spans[row] if spans else None)
         for row in range(n)
@@ -144,7 +144,7 @@ class Reading:
         if position == "chunk_ends":
             chunks = _chunk_ends(tokenizer, thought or said)
             places = tuple((end, end) for end in chunks)
-        elif position == _EVERY:
+        elif position == EVERY:
             places = tuple((len(thought) + token,) * 2 for token in range(len(said)))
         elif position == "mean_prompt":
             places = ((leading_special(tokenizer, prompt) - len(prompt), -1),)

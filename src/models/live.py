@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from src.errors import ModelError
-from src.models.answer_states import AnswerPosition, Reading, Span
+from src.models.answer_states import EVERY, AnswerPosition, Reading, Span
 from src.models.decoding import generate
 from src.models.extraction.capture import watching
 from src.models.extraction.layers import anatomy, layer_names
@@ -43,10 +43,17 @@ class LiveAnswer:
             position: as there.
             span: of the exact answer in the text, for positions that need it.
         """
-        reading = Reading.of(tokenizer, self.answers, 0, position, span)
+        return self._read(Reading.of(tokenizer, self.answers, 0, position, span)).mean(0, keepdim=True).cpu().numpy()
+
+    def tokens(self, tokenizer: Any) -> np.ndarray:
+        """(t, d) float32: of each token of the answer; of one without a token that of the last before it."""
+        return self._read(Reading.of(tokenizer, self.answers, 0, EVERY, None)).cpu().numpy()
+
+    def _read(self, reading: Reading) -> Tensor:
         before = len(self.answers.prompt_ids[0]) - 1
-        pieces = [self.states[first - before : last + 1 - before].float().mean(0) for first, last in reading.places]
-        return torch.stack(pieces).mean(0, keepdim=True).cpu().numpy()
+        return torch.stack([
+            self.states[first - before : last + 1 - before].float().mean(0) for first, last in reading.places
+        ])  # fmt: skip
 
 
 def answer_live(

@@ -13,7 +13,7 @@ from src.pipeline.folder import folder_state
 from src.pipeline.positions import read_once
 from src.pipeline.questions import CHAT, Questions, as_chat, load_questions
 from src.pipeline.sense import check_settings
-from src.probes.sweep import ATTENTION
+from src.probes.attention import ATTENTION
 
 
 @dataclass(frozen=True)

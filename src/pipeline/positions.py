@@ -7,7 +7,8 @@ from src.config import Config
 from src.config.schema import Position
 from src.models.answer_states import Span, answer_states
 from src.models.generation import FreeAnswers
-from src.probes.sweep import ATTENTION, Place
+from src.probes.attention import ATTENTION
+from src.probes.sweep import Place
 from src.probes.tokens import TokenStates
 
 
@@ -21,14 +22,15 @@ def read_positions(
 ) -> dict[str, Any]:
     """`hidden`, `tokens`, `places` and `elsewhere` of `Asked`, at all configured positions of answers in words."""
     positions = read_once(config.extraction.position)
+    # In words, the letter is what the marking rule found.
+    read: list[Any] = ["exact_answer_last" if one == "answer_letter" else one for one in positions]
     every_token = ATTENTION in config.extraction.position
     states = answer_states(
         model,
         tokenizer,
         answers,
         layers,
-        # In words, the letter is what the marking rule found.
-        positions=["exact_answer_last" if one == "answer_letter" else one for one in positions],
+        positions=read,
         spans=spans,
         every_token=every_token,
         cache_dir=config.extraction.cache_dir,

@@ -41,7 +41,7 @@ def save_probes(
     folder: Path, probed: Mapping[str, Probed], models: Mapping[str, ModelIdentity], questions: Questions,
     config: Config, variants: Mapping[str, Any],
 ) -> None:  # fmt: skip
-    """Write probes/VARIANT for every model that has a probe of four arrays; of another a warning says that it is lost.
+    """Write probes/VARIANT for every model that has a probe; of a small network (mlp) a warning says that it is lost.
 
     Args:
         folder: of the run.

@@ -1,7 +1,7 @@
-"""A probe that outlives its process: four arrays, where they come from, and how its confidences are recalibrated.
+"""A probe that outlives its process: a few arrays, where they come from, and how its confidences are recalibrated.
 
 A saved probe is a folder of three files:
-- `probe.safetensors`: weight, bias, mean and scale, float64;
+- `probe.safetensors`: weight, bias, mean and scale, and of attention the query; float64;
 - `probe.json`: format, what `Origin` says, recalibration, promises, the arrays' SHA-256, the library's version;
 - `README.md`: the same for people (a model card of the Hugging Face hub).
 
@@ -9,7 +9,7 @@ Nothing in it names a module of this library, and nothing in it is run. It is re
 """
 
 import hashlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,11 @@ import numpy as np
 
 from src import __version__, files, machine
 from src.errors import IntegrityError, ModelError, ScoringError, StorageError
-from src.evaluation.recalibration import Method, Recalibration
+from src.evaluation.inputs import as_probabilities
+from src.evaluation.recalibration import Method, Recalibration, fit_recalibration
 from src.evaluation.selective import Promise
 from src.models.extraction.layers import anatomy, layer_names
+from src.probes.attention import ATTENTION, AttentionProbe, AttentionWeights
 from src.probes.card import model_card
 from src.probes.header import (
     FORMAT,
@@ -39,17 +41,17 @@ ARRAYS, HEADER, CARD = "probe.safetensors", "probe.json", "README.md"
 
 @dataclass(frozen=True)
 class SavedProbe:
-    """A frozen linear probe and what is known of it.
+    """A frozen probe and what is known of it.
 
     Attributes:
-        weights: the four arrays.
+        weights: the four arrays of a linear probe, or the five of one with attention, which reads `TokenStates`.
         origin: model, layer, position, how it was asked.
         recalibration: of its confidences; None: they are as they were fitted.
         promises: thresholds with a guarantee, from calibration rows, on the confidences before recalibration (which
             may make neighbours equal, so that a threshold would let more through).
     """
 
-    weights: ProbeWeights
+    weights: ProbeWeights | AttentionWeights
     origin: Origin
     recalibration: Recalibration | None = None
     promises: tuple[Promise, ...] = ()
@@ -60,23 +62,29 @@ class SavedProbe:
         return int(self.weights.weight.size)
 
     @property
-    def linear(self) -> LinearProbe:
-        """The same probe as one that was fitted here."""
-        probe = LinearProbe(self.input_dim)
-        probe.weights_, probe.recalibration_, probe.fitted = self.weights, self.recalibration, True
-        return probe
+    def fitted(self) -> LinearProbe | AttentionProbe:
+        """The same probe as one that was fitted here, before recalibration."""
+        if isinstance(self.weights, AttentionWeights):
+            attention = AttentionProbe(self.input_dim)
+            attention.weights_, attention.fitted = self.weights, True
+            return attention
+        linear = LinearProbe(self.input_dim)
+        linear.weights_, linear.fitted = self.weights, True
+        return linear
 
     def decision_function(self, X: Any) -> np.ndarray:
         """(n, d) or (n, 1, d) states -> (n,) float64 log-odds, before recalibration. Raises ScoringError."""
-        return self.linear.decision_function(X)
+        return self.fitted.decision_function(X)
 
     def predict(self, X: Any) -> np.ndarray:
         """(n, d) or (n, 1, d) states -> (n,) float64 P(the answer is right), recalibrated. Raises ScoringError."""
-        return self.linear.predict(X)
+        p = self.fitted.predict(X)
+        return p if self.recalibration is None else self.recalibration(p)
 
     def calibrated(self, p_or_states: Any, y: Any, *, method: Method = "temperature") -> "SavedProbe":
         """This probe with confidences recalibrated on validation rows: see `LinearProbe.calibrated`."""
-        return replace(self, recalibration=self.linear.calibrated(p_or_states, y, method=method).recalibration_)
+        p = as_probabilities(p_or_states) if np.ndim(p_or_states) == 1 else self.fitted.predict(p_or_states)
+        return replace(self, recalibration=fit_recalibration(p, y, method=method))
 
     def promise(self, risk: float) -> Promise:
         """The threshold for this risk. Raises ScoringError where the probe has none for it."""
@@ -175,8 +183,10 @@ class SavedProbe:
 def read_probe(folder: Path) -> SavedProbe:
     """Read and check the folder of a saved probe. Raises as `SavedProbe.from_pretrained`."""
     header = read_header(folder / HEADER)
+    if (header.origin.family == "attention") != (header.origin.position == ATTENTION):
+        raise broken(folder / HEADER, f"a probe of {header.origin.family} that reads {header.origin.position}")
     return SavedProbe(
-        weights=_read_arrays(folder / ARRAYS, header.input_dim, header.sha256),
+        weights=_read_arrays(folder / ARRAYS, header),
         origin=header.origin,
         recalibration=recalibration_of(header, folder / HEADER),
         promises=promises_of(header),
@@ -195,37 +205,37 @@ def _header(probe: SavedProbe, arrays: bytes) -> Header:
     )
 
 
-def _as_bytes(weights: ProbeWeights) -> bytes:
+def _as_bytes(weights: ProbeWeights | AttentionWeights) -> bytes:
     from safetensors.numpy import save
 
-    arrays = {
-        "weight": weights.weight, "bias": np.array([weights.bias]), "mean": weights.mean, "scale": weights.scale
-    }  # fmt: skip
+    arrays = {name: np.atleast_1d(array) for name, array in vars(weights).items()}
     for name, array in arrays.items():
         if not np.isfinite(array).all():
             raise ScoringError(f"The probe's {name} holds NaN or infinity: fit it again, on sound states.")
     return save({name: np.ascontiguousarray(array, dtype="<f8") for name, array in arrays.items()})
 
 
-def _read_arrays(path: Path, width: int, digest: str) -> ProbeWeights:
+def _read_arrays(path: Path, header: Header) -> ProbeWeights | AttentionWeights:
     from safetensors import SafetensorError, deserialize
 
-    data = bounded(path, 8 * (3 * width + 1) + 4096)
-    if hashlib.sha256(data).hexdigest() != digest:
+    kind, width = (AttentionWeights if header.origin.family == "attention" else ProbeWeights), header.input_dim
+    shapes = {field.name: 1 if field.name == "bias" else width for field in fields(kind)}
+    data = bounded(path, 8 * sum(shapes.values()) + 4096)
+    if hashlib.sha256(data).hexdigest() != header.sha256:
         raise IntegrityError(f"{path} is torn, or not the file that {HEADER} belongs to. Save or download it again.")
     try:
         found: dict[str, Any] = dict(deserialize(data))
     except SafetensorError as error:
         raise broken(path, str(error)) from error
-    shapes = {"weight": width, "bias": 1, "mean": width, "scale": width}
     described = {name: (entry["dtype"], list(entry["shape"])) for name, entry in found.items()}
     if described != {name: ("F64", [size]) for name, size in shapes.items()}:
-        raise broken(path, f"weight, bias, mean and scale of {width} numbers in F64 are needed, not {described!r:.200}")
+        names = " and ".join((", ".join(list(shapes)[:-1]), list(shapes)[-1]))
+        raise broken(path, f"{names} of {width} numbers in F64 are needed, not {described!r:.200}")
     arrays = {name: np.frombuffer(bytes(entry["data"]), dtype="<f8") for name, entry in found.items()}
     for name, array in arrays.items():
         if not np.isfinite(array).all() or (name == "scale" and (array <= 0).any()):
             raise broken(path, f"{name} holds NaN, infinity, or a scale that is not above 0")
-    return ProbeWeights(arrays["weight"], float(arrays["bias"][0]), arrays["mean"], arrays["scale"])
+    return kind(**arrays | {"bias": float(arrays["bias"][0])})
 
 
 def _refuse_strangers(folder: Path) -> None:

@@ -12,7 +12,11 @@ model = ConfidenceModel.from_pretrained("<this folder or repository>", {model})
 answer = model.ask("{question}")
 answer.text, answer.confidence
 ```"""
-_FAMILIES = {"logistic": "An L2 logistic regression", "mean_difference": "The difference of the class means"}
+_FAMILIES = {
+    "logistic": "An L2 logistic regression",
+    "mean_difference": "The difference of the class means",
+    "attention": "An L2 logistic regression, attending to the tokens that fit a learnt query,",
+}
 _LIMITS = """\
 It holds for the model named above and for questions like those it was fitted on. On other subjects and data sets a
 probe is often worse, and a fine-tuned model may need another one: `confprobe check` finds out. Loading it on another
@@ -26,7 +30,7 @@ def model_card(header: Header) -> str:
         _metadata(header),
         "# A probe of confidence",
         f"Reads P(the model's answer is correct) from the hidden states of {_code(str(origin.model))}: after "
-        f"{_code(origin.layer)}, at {_code(origin.position)}. {_FAMILIES[origin.family]} of standardised states: four "
+        f"{_code(origin.layer)}, at {_code(origin.position)}. {_FAMILIES[origin.family]} of standardised states: "
         "arrays in float64, no code.",
         "## What it was measured at",
         _metrics(origin.metrics) or "Nothing was recorded.",

@@ -17,8 +17,10 @@ from src.models.answering import answer_choices
 from src.models.live import answer_live
 from src.models.loader import DTYPES, ModelLoader
 from src.probes.artifact import SavedProbe
+from src.probes.attention import ATTENTION
 from src.probes.origin import Asking
 from src.probes.solver import probability
+from src.probes.tokens import TokenStates
 
 # A right answer that every marking rule can read; what a rule finds in an answer does not depend on it, but for one.
 _ANY_TARGET = {"letter": "A"}
@@ -159,14 +161,18 @@ class ConfidenceModel:
     def _generates(self) -> bool:
         return self.probe.origin.asking.by == "generation"
 
-    def _generated(self, example: Example) -> tuple[Answer, np.ndarray]:
+    def _generated(self, example: Example) -> tuple[Answer, Any]:
         origin = self.probe.origin
         asking = origin.asking
         live = answer_live(
             self.model, self.tokenizer, example.prompt, origin.layer, stop=asking.stop,
             max_new_tokens=asking.max_new_tokens, thinking=asking.thinking,
         )  # fmt: skip
-        state = live.state(self.tokenizer, _in_words(origin.position), self._span(live.text, example))
+        if origin.position == ATTENTION:
+            tokens = live.tokens(self.tokenizer)
+            state = TokenStates.of(tokens, np.zeros(len(tokens), dtype=np.int64))
+        else:
+            state = live.state(self.tokenizer, _in_words(origin.position), self._span(live.text, example))
         return Answer(live.text, float("nan"), finished=bool(live.answers.finished[0])), state
 
     def _span(self, text: str, example: Example) -> Span | None:
@@ -198,8 +204,8 @@ def _check_position(probe: SavedProbe) -> None:
             f"The probe reads {position!r}, after the answer was chosen by likelihood: that takes a second pass. Fit "
             "one at 'last_prompt', or use HiddenStateExtractor and SavedProbe.predict."
         )
-    if asking.by == "generation" and _in_words(position) not in get_args(AnswerPosition):
-        known = ", ".join(get_args(AnswerPosition))
+    if asking.by == "generation" and _in_words(position) not in (*get_args(AnswerPosition), ATTENTION):
+        known = ", ".join((*get_args(AnswerPosition), ATTENTION))
         raise DataError(f"The probe reads {position!r}, which is no token of a generated answer: {known}.")
     if position == "mean_prompt":
         raise DataError(

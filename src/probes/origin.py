@@ -116,22 +116,22 @@ class Origin:
         model: whose states it reads.
         layer: canonical name, such as "block.12".
         position: the token or tokens, as in the configuration.
-        family: how the weights were fitted; all of these are four arrays.
         asking: how the model was asked.
         data: name of the data set.
         training_ids: SHA-256 of the sorted ids of the questions that fitted it or chose anything of it.
         C: the inverse L2 strength that was chosen, where there was one.
         metrics: of its own test rows, before recalibration, such as {"auroc": .81, "auroc_low": .78}.
+        family: how the weights were fitted; "attention" has a query among them, and reads every token of an answer.
     """
 
     model: ModelIdentity
     layer: Layer
     position: Name
     asking: Asking = field(default_factory=Asking)
-    family: Literal["logistic", "mean_difference"] = "logistic"
     data: Name | None = None
     training_ids: Hash | None = None
     C: Annotated[FiniteFloat, Field(gt=0)] | None = None
     metrics: dict[Name, FiniteFloat | None] = field(default_factory=dict)
+    family: Literal["logistic", "mean_difference", "attention"] = "logistic"
 
     __pydantic_config__ = _CLOSED

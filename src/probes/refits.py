@@ -30,8 +30,9 @@ def shuffled_predictions(
     rng = np.random.default_rng(seed)
     predictions = []
     for _ in tqdm(range(shuffles), desc="shuffled labels", unit="probe", disable=None, leave=False):
-        dealt = [part and replace(part, labels=rng.permutation(part.labels)) for part in (train, val)]
-        predictions.append(fitted(family, *dealt, place).predict(test.at(place)))
+        dealt = replace(train, labels=rng.permutation(train.labels))
+        dealt_val = val and replace(val, labels=rng.permutation(val.labels))
+        predictions.append(fitted(family, dealt, dealt_val, place).predict(test.at(place)))
     return np.array(predictions)
 
 

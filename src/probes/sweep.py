@@ -10,7 +10,7 @@ from tqdm.auto import tqdm
 from src.errors import ScoringError
 from src.evaluation.delong import auroc_interval
 from src.evaluation.ranking import Ranked
-from src.probes.attention import AttentionProbe
+from src.probes.attention import ATTENTION, AttentionProbe
 from src.probes.folds import FOLDS, fold_of_names
 from src.probes.linear import LinearProbe
 from src.probes.mean_difference import MeanDifferenceProbe
@@ -20,7 +20,6 @@ from src.probes.probe import Probe
 from src.probes.states import MIN_ROWS
 
 Family = Literal["logistic", "mean_difference", "mlp", "attention"]
-ATTENTION = "attention_answer"  # the position at which every token is read, by the family "attention" and no other
 CROSS_VALIDATED_BELOW = 2000  # questions: measured in CLAUDE.md
 
 
@@ -141,7 +140,9 @@ def sweep_places(
     Raises:
         ScoringError: a probe cannot be fitted; the message names the place.
     """
-    candidates = [(index, family) for index, place in enumerate(places) for family in families_at(place, families)]
+    candidates: list[tuple[int, Family]] = [
+        (index, family) for index, place in enumerate(places) for family in families_at(place, families)
+    ]
     probes, said, results = [], [], []
     held_out = train if val is None else val
     for index, family in tqdm(candidates, desc=progress, unit="probe", disable=None, leave=False):
