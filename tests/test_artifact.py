@@ -450,10 +450,10 @@ def test_a_probe_that_attends_is_saved_with_its_query(tmp_path):
     with pytest.raises(ScoringError, match="X is no TokenStates"):
         again.predict(tokens.states)
     for change in ({"origin__family": "logistic"}, {"origin__position": "last_answer"}):
-        with pytest.raises(IntegrityError, match="a probe of (logistic|attention) that reads (attention|last)_answer"):
+        with pytest.raises(IntegrityError, match=r"a probe of (logistic|attention) that reads (attention|last)_answer"):
             SavedProbe.from_pretrained(rewritten(shutil.copytree(folder, tmp_path / next(iter(change))), **change))
     both = {"origin__family": "logistic", "origin__position": "last_answer"}
     with pytest.raises(
-        IntegrityError, match="probe.safetensors has .* bytes|weight, bias, mean and scale of 8 numbers"
+        IntegrityError, match=r"probe\.safetensors has .* bytes|weight, bias, mean and scale of 8 numbers"
     ):
         SavedProbe.from_pretrained(rewritten(folder, **both))

@@ -73,7 +73,9 @@ def test_attention_is_paid_to_the_same_tokens_live_and_offline(model, tokenizer,
     weights = AttentionWeights(
         rng.standard_normal(32) / 6, rng.standard_normal(32), 0.1, np.zeros(32), np.full(32, 1.5)
     )
-    probe = SavedProbe(weights, Origin(ModelIdentity.of(model), "block.1", "attention_answer", asking, "attention"))
+    probe = SavedProbe(
+        weights, Origin(ModelIdentity.of(model), "block.1", "attention_answer", asking, family="attention")
+    )
     confident = ConfidenceModel.from_pretrained(probe, model, tokenizer)
     offline = answer_freely(model, tokenizer, [PROMPT], stop=asking.stop, max_new_tokens=12)
     tokens = answer_states(model, tokenizer, offline, ["block.1"], positions=(), every_token=True).tokens
