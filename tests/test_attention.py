@@ -1,7 +1,10 @@
 """Attention over the tokens of an answer: it finds the one that tells, and is mean pooling where none stands out."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
+from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
 from src.errors import ScoringError
@@ -95,6 +98,20 @@ def test_what_is_minimised_only_gains_on_the_probe_of_the_means_and_its_gradient
     steps = 1e-5 * np.eye(2 * D + 1)
     numeric = [(exact.objective(v + h, 0.1)[0] - exact.objective(v - h, 0.1)[0]) / 2e-5 for h in steps]
     np.testing.assert_allclose(exact.objective(v, 0.1)[1], numeric, atol=1e-7)
+
+
+def test_it_starts_as_the_probe_of_the_means(monkeypatch):
+    monkeypatch.setattr("src.probes.attention.minimize", lambda _f, start, *_a, **_k: SimpleNamespace(x=start))
+    tokens, y = planted(n=100)
+    rows = _Rows.of(Sample.of(Tokens(tokens, "X", D), y, None, "X", D))
+    weights = rows.fitted(1e-2)
+    X = (tokens.states - weights.mean) / weights.scale
+    pooled = LogisticRegression(C=1e-2, tol=1e-10).fit(means(TokenStates(X, tokens.ends)), y)
+    assert not weights.query.any()
+    np.testing.assert_allclose(weights.weight, pooled.coef_[0], atol=1e-5)
+    np.testing.assert_allclose(
+        weights.logit_of(tokens), means(TokenStates(X, tokens.ends)) @ weights.weight + weights.bias, atol=1e-9
+    )
 
 
 def test_attention_cross_validates_over_answers_and_learns_nothing_from_random_labels():

@@ -232,3 +232,23 @@ def test_the_state_of_a_given_answer_is_that_of_its_last_token(tmp_path, model_f
             tokenizer(example.prompt)["input_ids"]
         )
         assert asked.confidence[row] == pytest.approx(np.exp(score / count), rel=1e-4)
+
+
+def test_a_plan_counts_every_token_that_attention_reads(tmp_path, model_folder):
+    from src.config import load_config
+    from src.pipeline.plan import make_plan
+
+    path = answered(tmp_path)
+    characters = sum(len(json.loads(line)["response"]) for line in path.read_text().splitlines())
+
+    def planned(*positions):
+        return make_plan(load_config({
+            "model": {"name": str(model_folder)},
+            "data": {"name": "answered", "path": str(path)},
+            "extraction": {"layers": [0, 2], "position": list(positions)},
+        })).state_bytes  # fmt: skip
+
+    once = planned("last_answer")
+    assert planned("last_answer", "mean_answer") == 2 * once
+    attended = planned("last_answer", "attention_answer") - once
+    assert attended == characters * 2 * 32 * 4  # a token for each character, two layers, float32

@@ -2,7 +2,9 @@
 
 import csv
 from dataclasses import replace
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from src.config import load_config
@@ -12,7 +14,8 @@ from src.data.quickstart import QuickstartDataset
 from src.pipeline import run
 from src.pipeline.questions import Questions
 from src.pipeline.sharing import CHOICES, FREE, MMLU, how_asked, save_probes
-from src.probes import ConfidenceModel, SavedProbe
+from src.probes import ConfidenceModel, MLPProbe, ModelIdentity, SavedProbe, TokenStates
+from src.probes.sweep import PlaceResult, Sweep, new_probe
 from tests.test_pipeline import choices, config  # noqa: F401
 
 
@@ -75,11 +78,6 @@ def test_free_answers_choices_and_the_cloze_form(tmp_path):
 
 
 def test_a_probe_that_is_not_four_arrays_is_said_to_be_lost(tmp_path, caplog):
-    from types import SimpleNamespace
-
-    from src.probes import MLPProbe
-    from src.probes.sweep import PlaceResult, Sweep
-
     result = PlaceResult("last_prompt", "block.1", "mlp", 0.6, 0.7, 0.6, 0.8, None)
     probed = SimpleNamespace(sweep=Sweep((result,), 0, 0, MLPProbe(4)))
     some = questions(Example("What?", "x", prompt="Question: What?\nAnswer:"), with_choices=False)
@@ -87,3 +85,24 @@ def test_a_probe_that_is_not_four_arrays_is_said_to_be_lost(tmp_path, caplog):
     save_probes(tmp_path, {"base": probed}, {}, some, settings, {"base": {}})
     assert list(tmp_path.iterdir()) == []
     assert "base: the probe is of the family mlp, which is not saved" in caplog.text
+
+
+@pytest.mark.parametrize("family", ["logistic", "mean_difference", "attention"])
+def test_a_runs_probe_of_every_other_family_is_saved_as_what_it_is(tmp_path, family):
+    rng = np.random.default_rng(0)
+    tokens = TokenStates.of(rng.standard_normal((60, 4)), np.arange(60) // 2)
+    states, y = tokens.states[::2], (tokens.states[::2, 0] > 0).astype(float)
+    position = "attention_answer" if family == "attention" else "last_answer"
+    X = tokens if family == "attention" else states
+    probe = new_probe(family, 4).fit(X, y, groups=np.arange(30))
+    result = PlaceResult(position, "block.1", family, 0.6, 0.7, 0.6, 0.8, getattr(probe, "C_", None))
+    splits = SimpleNamespace(train=np.array([0]), val=np.array([], dtype=int))
+    probed = SimpleNamespace(sweep=Sweep((result,), 0, 0, probe), splits=splits)
+    some = questions(Example("What?", "x", prompt="Question: What?\nAnswer:"), with_choices=False)
+    settings = load_config({"model": {"name": "m"}, "data": {"name": "custom", "path": str(tmp_path)}})
+    model = ModelIdentity("maker/model", None, "12" * 16, None, "float32", None)
+    said = {"scores": {"probe": {"all": {"n": 30}}}, "selective": {"probe": []}}
+    save_probes(tmp_path, {"base": probed}, {"base": model}, some, settings, {"base": said})
+    again = SavedProbe.from_pretrained(tmp_path / "probes" / "base")
+    assert (again.origin.family, again.origin.position) == (family, position)
+    np.testing.assert_array_equal(again.predict(X), probe.predict(X))

@@ -15,6 +15,7 @@ from src.pipeline.folder import PROBES
 from src.pipeline.probing import PROBE, Probed
 from src.pipeline.questions import CHAT, Questions
 from src.probes.artifact import SavedProbe
+from src.probes.attention import AttentionProbe
 from src.probes.linear import LinearProbe
 from src.probes.mean_difference import MeanDifferenceProbe
 from src.probes.origin import Asking, ModelIdentity, Origin
@@ -59,10 +60,8 @@ def save_probes(
         if one.sweep is None:
             continue
         chosen, said, probe = one.sweep.chosen, variants[name], one.sweep.probe
-        if not isinstance(probe, LinearProbe | MeanDifferenceProbe):
-            log.warning(
-                "%s: the probe is of the family %s, which is not saved: it is not four arrays.", name, chosen.family
-            )
+        if chosen.family == "mlp" or not isinstance(probe, LinearProbe | MeanDifferenceProbe | AttentionProbe):
+            log.warning("%s: the probe is of the family mlp, which is not saved.", name)
             continue
         fitted = [*one.splits.train, *one.splits.val]
         origin = Origin(
@@ -70,7 +69,7 @@ def save_probes(
             layer=chosen.layer,
             position=chosen.position,
             asking=asking,
-            family="mean_difference" if isinstance(probe, MeanDifferenceProbe) else "logistic",
+            family=chosen.family,
             data=config.data.name,
             training_ids=files.sha256_of_json(sorted({questions.examples[row].id for row in fitted})),
             C=chosen.C,
