@@ -483,3 +483,11 @@ def test_few_questions_are_all_fitted_to_and_many_are_set_aside():
     train, val = to_choose_with(enough, part(499))
     assert val is None
     assert (len(train), np.unique(train.questions).size) == (2 * 1999, 1999)
+
+
+def test_an_mlp_begins_at_the_share_of_right_answers(monkeypatch):
+    """From random first weights a short fit could rank its own training rows upside down."""
+    monkeypatch.setattr("src.probes.mlp._RATE", 0.0)
+    X, y = toy(n=90)
+    probe = MLPProbe(6).fit(X, y, X, y)
+    np.testing.assert_allclose(probe.predict(X), y.mean(), atol=1e-6)
