@@ -236,6 +236,14 @@ class EvaluationConfig(Section):
     """Probes trained on random halves of the questions, which show how much of a number is chance of the training."""
 
 
+class TransferConfig(Section):
+    """How the probe does where it was not trained."""
+
+    subjects: StrictBool = True
+    """Leave each subject out in turn (MMLU: each category; more than eight: five groups of subjects), and choose and
+    train the probe without it; false saves that time."""
+
+
 class RunConfig(Section):
     """Where the results go and how the work is done."""
 
@@ -268,6 +276,8 @@ class Config(Section):
     """Confidences that ask the model again."""
     evaluation: EvaluationConfig = Field(default_factory=lambda: EvaluationConfig.model_validate({}))
     """The numbers."""
+    transfer: TransferConfig = Field(default_factory=lambda: TransferConfig.model_validate({}))
+    """Other subjects, other data."""
     run: RunConfig = Field(default_factory=lambda: RunConfig.model_validate({}))
     """The folder."""
 

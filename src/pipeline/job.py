@@ -39,6 +39,7 @@ from src.pipeline.results import (
     versions,
 )
 from src.pipeline.sharing import identities, save_probes
+from src.pipeline.transferring import on_other_subjects
 
 log = logging.getLogger(__name__)
 
@@ -131,6 +132,9 @@ def run(config: str | Path | Mapping[str, Any] | Config) -> RunResult:
         test = usable["base"].test
         judge = Judge.of(questions.examples, test, splits.groups, asked.values(), config.evaluation, seed)
         numbers = _judge_all(judge, asked, probed)
+    with clock.stage("transfer"):
+        for name, variant in numbers["variants"].items():
+            variant["held_out"] = _elsewhere(judge, asked[name], probed[name], config, label=name)
     results = {
         "schema": SCHEMA,
         "name": config.experiment.name,
@@ -187,6 +191,13 @@ def _judge_all(judge: Judge, asked: Mapping[str, Asked], probed: Mapping[str, Pr
     }
     comparison = compare(judge, judged["base"], judged["tuned"]) if "tuned" in judged else None
     return {"variants": variants, "comparison": comparison}
+
+
+def _elsewhere(judge: Judge, asked: Asked, probed: Probed, config: Config, *, label: str) -> dict[str, Any]:
+    """Numbers of one model's probes where they were not trained."""
+    if not config.transfer.subjects:
+        return {}
+    return {"subjects": on_other_subjects(judge, asked, probed, families=config.probe.family, label=label)}
 
 
 def _publish(

@@ -1,0 +1,272 @@
+"""Probes where they were not trained: what is left out has no say, the matrix is one probe by one, and it is cited."""
+
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from src.config import EvaluationConfig
+from src.data.example import Example
+from src.data.mmlu_subjects import CATEGORIES
+from src.data.splits import Splits
+from src.data.subject_groups import subject_groups
+from src.evaluation.intervals import score
+from src.evaluation.resampling import question_weights
+from src.pipeline.asked import Asked
+from src.pipeline.judging import Judge
+from src.pipeline.judging_elsewhere import Tried
+from src.pipeline.probing import fit_scorers, part_of
+from src.pipeline.transferring import on_other_subjects
+from src.probes.sweep import Place, sweep_places
+from src.probes.transfer import Grouped, try_elsewhere
+
+N = 600
+PLACES = (Place("last_prompt", "block.0"), Place("last_prompt", "block.1"))
+SUBJECTS = ("one", "two", "three")
+
+
+def world(*, seed=0, aligned=True, subjects=SUBJECTS, n=N):
+    """Questions whose states show in feature 0 of block 1 whether the answer is right; one subject shows it elsewhere.
+
+    Not aligned: of subject "three" feature 1 shows it, and feature 0 the opposite.
+    """
+    rng = np.random.default_rng(seed)
+    knows = rng.standard_normal(n)
+    correct = (rng.random(n) < 1 / (1 + np.exp(-3 * knows))).astype(float)
+    names = np.array([subjects[row % len(subjects)] for row in range(n)])
+    hidden = rng.standard_normal((n, 2, 4)).astype(np.float32)
+    hidden[:, 1, 0] += 2 * knows
+    if not aligned:
+        odd = names == "three"
+        hidden[odd, 1, 0] -= 4 * knows[odd]
+        hidden[odd, 1, 1] += 2 * knows[odd]
+    examples = tuple(
+        Example(f"What is number {row}, seed {seed}?", "A", ("x", "y"), str(names[row])) for row in range(n)
+    )
+    asked = Asked(
+        answers=("A",) * n, correct=correct, confidence=1 / (1 + np.exp(-knows - rng.standard_normal(n))), signals={},
+        places=PLACES, hidden=hidden, status=("answered",) * n, marks=(), elsewhere={}, truncated=0,
+    )  # fmt: skip
+    return examples, asked
+
+
+def split(n=N):
+    rows = np.arange(n)
+    return Splits(
+        rows[: n // 2], rows[n // 2 : n * 6 // 10], rows[n * 6 // 10 : n * 7 // 10], rows[n * 7 // 10 :], rows
+    )
+
+
+def judged(examples, asked, splits=None, **settings):
+    splits = splits or split(len(examples))
+    probed = fit_scorers(asked, examples, splits, seed=1, repeats=2, label="base")
+    config = EvaluationConfig.model_validate({"bootstrap": 200} | settings)
+    judge = Judge.of(examples, splits.test, splits.groups, [asked], config, seed=1)
+    return judge, probed
+
+
+def subjects_of(examples, asked, splits=None):
+    judge, probed = judged(examples, asked, splits)
+    return on_other_subjects(judge, asked, probed, families=("logistic",), label="base"), judge, probed
+
+
+def grouped(examples, asked, splits, *, names=SUBJECTS):
+    of_row = np.array([names.index(example.subject) for example in examples])
+    return [
+        Grouped(part_of(asked, rows, splits.groups), of_row[rows]) for rows in (splits.train, splits.val, splits.test)
+    ]
+
+
+# Groups of subjects
+
+
+def test_mmlu_is_left_out_by_its_four_categories():
+    subjects = [subject for parts in CATEGORIES.values() for names in parts.values() for subject in names.split()]
+    found = subject_groups(subjects)
+    assert found.by == "category"
+    assert list(found.subjects) == ["STEM", "humanities", "social sciences", "other"]
+    assert sorted(subject for group in found.subjects.values() for subject in group) == sorted(subjects)
+
+
+def test_up_to_eight_subjects_are_left_out_one_by_one():
+    found = subject_groups("abcdefgh" * 3)
+    assert (found.by, found.subjects) == ("subject", {name: (name,) for name in "abcdefgh"})
+
+
+def test_subjects_of_one_category_are_no_categories():
+    assert subject_groups(["astronomy", "anatomy", "virology"]).by == "category"
+    assert subject_groups(["anatomy", "virology"]).by == "subject"
+    assert subject_groups(["astronomy", "anatomy", "cooking"]).by == "subject"
+
+
+def test_more_subjects_are_dealt_whole_into_five_groups_of_like_size_in_any_order():
+    sizes = {f"subject {number}": 10 + 7 * number for number in range(20)}
+    subjects = [name for name, size in sizes.items() for _ in range(size)]
+    found = subject_groups(subjects)
+    assert (found.by, len(found.subjects)) == ("deal", 5)
+    assert sorted(subject for group in found.subjects.values() for subject in group) == sorted(sizes)
+    held = [sum(sizes[name] for name in group) for group in found.subjects.values()]
+    assert max(held) - min(held) < 0.1 * sum(held) / 5
+    assert subject_groups(reversed(subjects)) == found
+
+
+def test_one_subject_is_no_group():
+    assert subject_groups(["facts"] * 9).subjects == {}
+    examples, asked = world(subjects=("one",))
+    found, _, _ = subjects_of(examples, asked)
+    assert found["missing"] == "all questions are of one subject"
+
+
+# What is left out has no say
+
+
+def test_a_subject_that_is_left_out_changes_nothing_of_its_probe():
+    examples, asked = world()
+    splits = split()
+    train, val, test = grouped(examples, asked, splits)
+    before = try_elsewhere(PLACES, train, val, test, groups=3)
+    fitted_on = np.concatenate([splits.train, splits.val])
+    of_two = fitted_on[[examples[row].subject == "two" for row in fitted_on]]
+    asked.hidden[of_two] = 1e3
+    asked.correct[of_two] = 1 - asked.correct[of_two]
+    train, val, test = grouped(examples, asked, splits)
+    after = try_elsewhere(PLACES, train, val, test, groups=3)
+    rows = test.groups == 1
+    assert np.array_equal(before.left_out[rows], after.left_out[rows])
+    assert not np.array_equal(before.left_out[~rows], after.left_out[~rows])
+    assert np.array_equal(before.alone[[0, 2]], after.alone[[0, 2]])
+
+
+def test_each_probe_is_the_sweep_of_its_own_rows():
+    examples, asked = world()
+    splits = split()
+    train, val, test = grouped(examples, asked, splits)
+    found = try_elsewhere(PLACES, train, val, test, groups=3)
+    for group in range(3):
+        rows = np.flatnonzero(test.groups == group)
+        without = sweep_places(PLACES, train.without(group), val.without(group))
+        assert np.array_equal(found.left_out[rows], without.predict(test.part.only(rows)))
+        assert found.chosen[group] == without.chosen
+        alone = sweep_places(PLACES, train.only(group), val.only(group))
+        assert np.array_equal(found.alone[group], alone.predict(test.part))
+
+
+def test_of_two_groups_to_leave_one_out_is_to_train_on_the_other():
+    examples, asked = world(subjects=("one", "two"))
+    train, val, test = grouped(examples, asked, split(), names=("one", "two"))
+    found = try_elsewhere(PLACES, train, val, test, groups=2)
+    for group in range(2):
+        rows = np.flatnonzero(test.groups == group)
+        without = sweep_places(PLACES, train.without(group), val.without(group))
+        assert np.array_equal(found.left_out[rows], without.predict(test.part.only(rows)))
+
+
+def test_what_cannot_be_fitted_is_said_and_not_judged():
+    examples, asked = world()
+    asked.correct[[example.subject != "two" for example in examples]] = 1.0
+    found, _, _ = subjects_of(examples, asked)
+    missing = {group["name"]: group["missing"] for group in found["groups"]}
+    assert "one class" in missing["two"]
+    assert missing["one"] == missing["three"] == ""
+    held = {group["name"]: group for group in found["groups"]}
+    assert held["two"]["scores"] == held["two"]["differences"] == {}
+    assert held["two"]["selected"] is None
+    assert found["all"]["n"] == held["one"]["n"] + held["three"]["n"] == 120
+    trained_on_one = found["matrix"]["auroc"][list(held).index("one")]
+    assert all(cell["value"] is None and "one class" in cell["reason"] for cell in trained_on_one)
+    assert found["matrix"]["auroc"][list(held).index("two")][list(held).index("one")]["reason"].startswith("one class")
+
+
+# Numbers
+
+
+def test_of_like_subjects_little_is_lost_and_of_an_unlike_one_all():
+    like, _, _ = subjects_of(*world(aligned=True))
+    loss = like["all"]["differences"]["probe"]["auroc"]
+    assert loss["low"] < 0 < loss["high"] or abs(loss["value"]) < 0.02
+    unlike, _, _ = subjects_of(*world(aligned=False))
+    held = {group["name"]: group for group in unlike["groups"]}
+    assert held["three"]["scores"]["held_out"]["auroc"]["high"] < 0.5
+    assert held["three"]["differences"]["probe"]["auroc"]["high"] < 0
+    assert held["three"]["differences"]["probe"]["auroc"]["p_holm"] < 0.05
+    matrix = np.array([[cell["value"] for cell in row] for row in unlike["matrix"]["auroc"]])
+    order = [group["name"] for group in unlike["groups"]]
+    three = order.index("three")
+    others = [place for place in range(3) if place != three]
+    assert (matrix[np.ix_(others, others)] > 0.8).all()
+    assert (matrix[others, three] < 0.5).all()
+    assert (matrix[three, others] < 0.5).all()
+    assert matrix[three, three] > 0.8
+
+
+def test_the_numbers_of_a_subject_are_those_of_its_questions_alone():
+    examples, asked = world()
+    found, judge, probed = subjects_of(examples, asked)
+    (group,) = (one for one in found["groups"] if one["name"] == "two")
+    rows = judge.subjects == "two"
+    y = asked.correct[judge.rows][rows]
+    for scorer in ("probe", "own_probability"):
+        p = probed.test[scorer][rows]
+        wanted = score(p, y, judge.weights[:, rows]).estimates()
+        for metric in ("auroc", "brier", "nll", "ece"):
+            number = group["scores"][scorer][metric]
+            assert (number["value"], number["low"]) == pytest.approx((wanted[metric].value, wanted[metric].low))
+    diagonal = found["matrix"]["auroc"][0][0]
+    first = judge.subjects == found["groups"][0]["name"]
+    names = tuple(one["name"] for one in found["groups"])
+    train, val, test = grouped(examples, asked, split(), names=names)
+    alone = sweep_places(PLACES, train.only(0), val.only(0)).predict(test.only(0))
+    wanted = score(alone, asked.correct[judge.rows][first], judge.weights[:, first]).estimates()
+    assert diagonal["value"] == pytest.approx(wanted["auroc"].value)
+    assert (diagonal["low"], diagonal["high"]) == pytest.approx((wanted["auroc"].low, wanted["auroc"].high))
+    assert found["matrix"]["nll"][0][0]["low"] == pytest.approx(wanted["nll"].low)
+
+
+def tried(p, y, groups, **changes):
+    weights = question_weights(np.arange(y.size), 100, 0)
+    said = {"held_out": p, "probe": p, "own_probability": p}
+    return Tried(**{"groups": groups, "y": y, "said": said, "alone": np.empty((0, y.size)), "weights": weights,
+                     "bins": 15, "seed": 0} | changes)  # fmt: skip
+
+
+def test_what_different_probes_say_is_not_compared():
+    """The scores of one group may all lie above those of another: AUROC is over the pairs of one group."""
+    rng = np.random.default_rng(0)
+    groups, y = np.repeat([0, 1], 100), rng.permutation(200) % 2
+    p = rng.random(200) / 3
+    shifted = np.where(groups == 1, p + 0.6, p)
+    apart = [tried(one, y.astype(float), groups).whole()["scores"]["held_out"] for one in (p, shifted)]
+    assert apart[0]["auroc"] == apart[1]["auroc"]
+    assert apart[0]["nll"] != apart[1]["nll"]
+    pairs = {group: roc_auc_score(y[groups == group], p[groups == group]) for group in (0, 1)}
+    counts = {group: (y[groups == group] == 1).sum() * (y[groups == group] == 0).sum() for group in (0, 1)}
+    wanted = sum(pairs[group] * counts[group] for group in (0, 1)) / sum(counts.values())
+    assert apart[0]["auroc"]["value"] == pytest.approx(wanted)
+
+
+def test_a_probe_that_equals_the_other_differs_from_it_by_nothing():
+    rng = np.random.default_rng(0)
+    y = rng.permutation(200) % 2
+    found = tried(rng.random(200), y.astype(float), np.arange(200) % 4).whole()
+    assert all(change["value"] == 0 for change in found["differences"]["probe"].values())
+
+
+def test_all_scorers_are_judged_on_the_same_rows():
+    rng = np.random.default_rng(0)
+    y, p, groups = (rng.permutation(200) % 2).astype(float), rng.random(200), np.arange(200) % 2
+    partly = np.where(groups == 0, p, np.nan)
+    said = {"held_out": partly, "probe": p, "own_probability": p}
+    one = tried(p, y, groups, said=said)
+    assert one.whole()["n"] == 100
+    assert one.whole()["scores"]["held_out"] == one.whole()["scores"]["probe"]
+    assert [group["n"] for group in one.by_group(2)] == [100, 0]
+    nothing = tried(p, y, groups, said=dict.fromkeys(said, np.full(200, np.nan)))
+    assert nothing.whole() == {"n": 0, "scores": {}, "differences": {}}
+
+
+def test_dealt_subjects_have_no_matrix():
+    names = tuple(f"subject {number}" for number in range(10))
+    found, _, _ = subjects_of(*world(subjects=names))
+    assert found["by"] == "deal"
+    assert found["matrix"] is None
+    assert sum(len(group["subjects"]) for group in found["groups"]) == 10
+    assert found["all"]["n"] == 180
