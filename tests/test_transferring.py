@@ -1,7 +1,11 @@
 """Probes where they were not trained: what is left out has no say, the matrix is one probe by one, and it is cited."""
 
+import copy
+import io
+
 import numpy as np
 import pytest
+from rich.console import Console
 from sklearn.metrics import roc_auc_score
 
 from src.config import EvaluationConfig
@@ -18,6 +22,9 @@ from src.pipeline.probing import fit_scorers, part_of
 from src.pipeline.transferring import on_other_subjects
 from src.probes.sweep import Place, sweep_places
 from src.probes.transfer import Grouped, try_elsewhere
+from src.report import plots, print_report, verdict, words
+from src.report.html import render_html
+from tests.report_examples import example_results, undefined
 
 N = 600
 PLACES = (Place("last_prompt", "block.0"), Place("last_prompt", "block.1"))
@@ -270,3 +277,95 @@ def test_dealt_subjects_have_no_matrix():
     assert found["matrix"] is None
     assert sum(len(group["subjects"]) for group in found["groups"]) == 10
     assert found["all"]["n"] == 180
+
+
+# What is said of it
+
+
+@pytest.fixture(scope="module")
+def results():
+    return example_results(subjects=3, n_test=240, layers=2)
+
+
+@pytest.fixture
+def page(monkeypatch):
+    """The page without its figures, which take most of its time."""
+    sections = ("knows", "trust", "sure", "subjects", "elsewhere")
+    monkeypatch.setattr("src.report.html.drawings", lambda _: {section: [] for section in sections})
+    return render_html
+
+
+def told(results):
+    return " ".join(verdict(results))
+
+
+def test_the_first_screen_and_the_terminal_show_it_beside_the_headline(results, page):
+    header = page(results).partition("</header>")[0]
+    held, trained = (
+        words.with_interval(results["variants"]["base"]["held_out"]["subjects"]["all"]["scores"][scorer]["auroc"])
+        for scorer in ("held_out", "probe")
+    )
+    assert f"not trained on the subject: {held} → {held}; trained on it too: .700 → .700" in header
+    text = io.StringIO()
+    print_report(results, console=Console(file=text, width=160, markup=False, emoji=False))
+    assert f"on subjects it was not trained on: AUROC {held}; trained there too: {trained}" in text.getvalue()
+
+
+def test_the_verdict_says_what_is_lost_and_what_does_not_carry_over(results):
+    said = told(results)
+    assert "On subjects it was not trained on, a probe tells right from wrong less well than one that was" in said
+    assert "Trained on one subject alone, probes have AUROC .800 there and .510 on others; at chance" in said
+    assert "in 6 of 6: subject 0 → subject 1 .510" in said
+    assert "and 2 more" in said
+    same = copy.deepcopy(results)
+    for variant in same["variants"].values():
+        variant["held_out"]["subjects"]["all"]["differences"]["probe"]["auroc"] |= {"low": -0.2, "high": 0.1}
+    assert "neither clearly better nor worse than one that was" in told(same)
+
+
+def test_groups_that_could_not_be_tried_are_counted_and_said(results, page):
+    partly = copy.deepcopy(results)
+    for variant in partly["variants"].values():
+        variant["held_out"]["subjects"]["groups"][1] |= {
+            "n": 0, "scores": {}, "differences": {}, "missing": "one class", "selected": None
+        }  # fmt: skip
+        variant["held_out"]["subjects"]["matrix"]["auroc"][1] = [undefined()] * 3
+    assert "1 of 3 subjects could not be tried so (subject 1: one class)." in told(partly)
+    assert "not tried: one class" in page(partly)
+
+
+def test_where_nothing_could_be_tried_that_is_said(page):
+    single = example_results(subjects=1, n_test=90, layers=1)
+    reason = "is not known: all questions are of one subject."
+    assert reason in told(single)
+    assert reason in page(single)
+    untried = example_results(n_test=90, layers=1)
+    for variant in untried["variants"].values():
+        variant["held_out"] = {}
+    assert "not trained" not in told(untried) + page(untried)
+    assert "is not known" not in told(untried)
+
+
+def test_results_from_before_it_was_tried_are_shown(page):
+    old = example_results(n_test=90, layers=1)
+    for variant in old["variants"].values():
+        del variant["held_out"]
+    assert '<section id="elsewhere"' not in page(old)
+    assert "it was not trained on" not in told(old)
+
+
+def test_every_cell_of_the_map_holds_its_number_and_a_tint_that_grows_with_it(results):
+    found = copy.deepcopy(results["variants"]["base"]["held_out"]["subjects"])
+    values = [[0.8, 0.4, 0.6], [0.5, 0.9, 1.0], [0.7, None, 0.55]]
+    found["matrix"]["auroc"] = [[{"value": value} for value in row] for row in values]
+    ax = plots.transfer_map(found, label="base")
+    shown = {tuple(map(int, text.get_position())): text.get_text() for text in ax.texts}
+    assert shown == {
+        (x, y): "–" if value is None else words.figure(value, digits=2)
+        for y, row in enumerate(values)
+        for x, value in enumerate(row)
+    }
+    tints = [bar.get_facecolor()[3] for bar in ax.containers[0]]
+    order = np.argsort([value or 0.0 for row in values for value in row])
+    assert sorted(tints) == [tints[cell] for cell in order]
+    assert [tick.get_text() for tick in ax.get_yticklabels()] == ["subject 0", "subject 1", "subject 2"]
