@@ -137,7 +137,8 @@ def _variant(*, rng, names, of_subject, text, layers, positions, families, probe
         "reliability": {s: _bins(p, right) for s, p in scorers.items()},
         "examples": {s: _examples(p, right, text) for s, p in main.items()},
         "layers": swept,
-        "selected": {key: best[key] for key in ("position", "layer", "family", "C")} | {"candidates": len(swept)}
+        "selected": {key: best[key] for key in ("position", "layer", "family", "C")}
+        | {"candidates": len(swept), "chosen_by": "validation"}
         if best else None,
         "tags": {"rare": {"n": 40, "accuracy": number(0.6, 40), "mean_own_probability": 0.7}},
         "splits": {"train": 300, "val": 100, "calibration": 100, "test": len(right)},

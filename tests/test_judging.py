@@ -1,5 +1,7 @@
 """What results.json says of one model and of two: counts that add up, numbers that equal those of single calls."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -12,6 +14,7 @@ from src.evaluation.intervals import Estimate, calibrated_null, score
 from src.evaluation.resampling import question_weights
 from src.pipeline.asked import Asked
 from src.pipeline.contrasting import advantages, compare, disagreement, gains
+from src.pipeline.deciding import promises
 from src.pipeline.judging import Judge
 from src.pipeline.numbers import beyond_floors, honest, number, with_p_values
 from src.pipeline.picturing import MOST_CHARACTERS, examples_of, pictures
@@ -264,3 +267,53 @@ def test_halves_hold_all_rows_of_a_question_and_show_how_training_varies():
     twice = drawn(40).only(np.repeat(np.arange(40), 2))
     one_class = Part(twice.states, np.ones(80), twice.questions)
     assert half_predictions(one_class, twice, test, 0, seed=0, repeats=4).shape == (0, 3000)
+
+
+def test_of_few_questions_the_probe_is_fitted_to_train_and_val_and_val_is_said_out_of_fold(judged):
+    _, both, models, splits = judged
+    from src.probes import LinearProbe
+
+    for name, one in both.items():
+        selected, probed = one.numbers["selected"], one.probed
+        assert (selected["chosen_by"], selected["candidates"]) == ("cross-validation", 2)
+        rows = np.r_[splits.train, splits.val]
+        X, y = models[name].hidden[:, 1], models[name].correct
+        expected = LinearProbe(4).fit(X[rows], y[rows], groups=rows)
+        assert (selected["layer"], selected["C"]) == ("block.1", expected.C_)
+        np.testing.assert_allclose(probed.test["probe"], expected.predict(X[splits.test]), atol=1e-6)
+        np.testing.assert_allclose(probed.calibration["probe"], expected.predict(X[splits.calibration]), atol=1e-6)
+        out_of_fold = np.r_[probed.train_probe, probed.val["probe"]]
+        assert len(out_of_fold) == rows.size
+        there = out_of_fold != expected.out_of_fold_  # a fold that preferred the other layer
+        assert there.mean() < 0.5
+        assert not np.allclose(probed.val["probe"], expected.predict(X[splits.val]), atol=1e-4)
+
+
+def test_of_many_questions_the_probe_is_fitted_to_train_and_chosen_on_val(judged, monkeypatch):
+    _, _, models, splits = judged
+    from src.probes import LinearProbe
+
+    monkeypatch.setattr("src.probes.sweep.CROSS_VALIDATED_BELOW", 330)
+    probed = fit_scorers(models["base"], EXAMPLES, splits, seed=0, repeats=2, label="base")
+    X, y = models["base"].hidden[:, 1], models["base"].correct
+    expected = LinearProbe(4).fit(X[splits.train], y[splits.train], X[splits.val], y[splits.val])
+    assert probed.sweep.out_of_fold is None
+    np.testing.assert_array_equal(probed.val["probe"], expected.predict(X[splits.val]))
+
+
+def test_too_few_different_questions_leave_no_folds(judged):
+    _, _, models, splits = judged
+    same = replace(splits, groups=np.arange(N) % 2)
+    probed = fit_scorers(models["base"], EXAMPLES, same, seed=0, repeats=2, label="base")
+    assert probed.missing == "too few different questions: 2 to train on"
+
+
+def test_a_threshold_begins_where_val_has_predictions(judged):
+    _, both, models, _ = judged
+    probed, settings = both["base"].probed, EvaluationConfig.model_validate({})
+    half = probed.val["probe"].copy()
+    half[::2] = np.nan
+    nothing = np.full_like(half, np.nan)
+    weights, correct = np.ones((2, len(probed.splits.test))), models["base"].correct
+    assert len(promises(replace(probed, val={"probe": half}), "probe", correct, weights, settings)) == 3
+    assert promises(replace(probed, val={"probe": nothing}), "probe", correct, weights, settings) == []

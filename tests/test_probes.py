@@ -15,7 +15,7 @@ from src.probes.folds import fold_of_each
 from src.probes.refits import half_predictions, shuffled_predictions
 from src.probes.solver import fit_path, mean_nll, probability
 from src.probes.states import Sample
-from src.probes.sweep import Part, Place, new_probe, sweep_places
+from src.probes.sweep import Part, Place, new_probe, sweep_places, to_choose_with
 from src.probes.text_only import TextOnlyAssessor
 
 
@@ -385,7 +385,6 @@ def test_parts_are_row_numbers_and_joined_parts_keep_their_questions_apart():
     some = whole.only(np.arange(4, 16)).only(np.array([0, 5, 3]))
     assert some.states is whole.states
     np.testing.assert_array_equal(some.at(2), whole.states[[4, 9, 7], 2])
-    np.testing.assert_array_equal(some.alone(2).at(0), some.at(2))
     both = Part.joined([some, whole])
     np.testing.assert_array_equal(both.at(1), np.r_[some.at(1), whole.at(1)])
     np.testing.assert_array_equal(both.labels, np.r_[some.labels, whole.labels])
@@ -409,3 +408,78 @@ def test_the_best_candidate_of_all_places_and_families_is_chosen():
     losses = [alone[f].results[p].val_nll for p in range(2) for f in range(2)]
     assert [one.val_nll for one in sweep.results] == losses
     assert (sweep.best, sweep.place) == (int(np.argmin(losses)), 1)
+
+
+def questions_of_three(n=150, d=40, seed=0, signal=0.0):
+    """Three rows a question, nearly alike and with one label."""
+    rng = np.random.default_rng(seed)
+    X = np.repeat(rng.standard_normal((n // 3, d)), 3, axis=0) + 0.01 * rng.standard_normal((n, d))
+    y = (rng.random(n // 3) < probability(signal * X[::3, 0])).astype(float)
+    return X.astype(np.float32), np.repeat(y, 3), np.repeat(np.arange(n // 3), 3)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_out_of_fold_no_row_is_spoken_of_by_a_fit_that_saw_its_question(family):
+    """Labels that follow nothing but the question: whoever saw another row of it would know."""
+    aurocs = []
+    for seed in range(2 if family is MLPProbe else 4):
+        X, y, questions = questions_of_three(seed=seed)
+        probe = family(40).fit(X, y, groups=questions)
+        assert probe.out_of_fold_.shape == y.shape
+        aurocs.append(roc_auc_score(y, probe.out_of_fold_))
+    assert np.mean(aurocs) < 0.6
+    half = len(y) // 2
+    assert family(40).fit(X[:half], y[:half], X[half:], y[half:]).out_of_fold_ is None
+
+
+def test_out_of_fold_is_what_the_fit_to_the_other_folds_says():
+    X, y = toy(n=200)
+    weight = np.where(np.arange(200) % 9, 1.0, 0.0)
+    probe = LinearProbe(6).fit(X, y, sample_weight=weight, groups=np.arange(200))
+    rows = np.flatnonzero(weight)
+    fold = fold_of_each(Sample.of(X, y, weight, "X", 6), np.arange(200))
+    for number in range(5):
+        others, here = rows[fold != number], rows[fold == number]
+        mean, scale = X[others].mean(0), X[others].std(0)
+        reference = LogisticRegression(C=probe.C_, tol=1e-8).fit((X[others] - mean) / scale, y[others])
+        expected = reference.predict_proba((X[here] - mean) / scale)[:, 1]
+        np.testing.assert_allclose(probe.out_of_fold_[here], expected, atol=5e-3)
+    assert np.isnan(probe.out_of_fold_[weight == 0]).all()
+    assert probe.val_nll_ == pytest.approx(
+        -np.log(np.where(y, probe.out_of_fold_, 1 - probe.out_of_fold_))[rows].mean()
+    )
+
+
+@pytest.mark.parametrize("family", ["logistic", "mean_difference", "mlp"])
+def test_one_candidate_chosen_by_cross_validation_is_the_probe_fitted_without_validation_rows(family):
+    X, y, questions = questions_of_three(signal=2.0)
+    sweep = sweep_places([Place("last_prompt", "block.0")], Part(X[:, None], y, questions), None, families=[family])
+    probe = new_probe(family, 40).fit(X, y, groups=questions)
+    np.testing.assert_array_equal(sweep.probe.predict(X), probe.predict(X))
+    np.testing.assert_array_equal(sweep.out_of_fold, probe.out_of_fold_)
+    assert sweep.chosen.val_nll == probe.val_nll_
+    assert sweep.chosen.val_auroc == pytest.approx(roc_auc_score(y, probe.out_of_fold_))
+
+
+def test_no_row_chooses_who_speaks_of_it():
+    """Of places that know nothing the best looks as if it knew; what the other folds prefer does so less."""
+    looks, speaks = [], []
+    for seed in range(8):
+        rng = np.random.default_rng(seed)
+        part = Part(rng.standard_normal((120, 12, 8)), rng.integers(0, 2, 120).astype(float), np.arange(120))
+        places = [Place("last_prompt", f"block.{n}") for n in range(12)]
+        sweep = sweep_places(places, part, None, families=["mean_difference"])
+        looks.append(sweep.chosen.val_auroc)
+        speaks.append(roc_auc_score(part.labels, sweep.out_of_fold))
+    assert np.mean(speaks) < np.mean(looks) - 0.03
+
+
+def test_few_questions_are_all_fitted_to_and_many_are_set_aside():
+    def part(n):
+        return Part(np.zeros((2 * n, 1, 1)), np.zeros(2 * n), np.repeat(np.arange(n), 2))
+
+    enough, some = part(1500), part(500)
+    assert to_choose_with(enough, some) == (enough, some)
+    train, val = to_choose_with(enough, part(499))
+    assert val is None
+    assert (len(train), np.unique(train.questions).size) == (2 * 1999, 1999)

@@ -28,13 +28,14 @@ def promises(
         settings: risks and certainty.
     """
     splits = probed.splits
-    if not splits.calibration.size or not splits.val.size:
+    there = np.isfinite(probed.val[scorer])
+    if not splits.calibration.size or not there.any():
         return []
     _, first = np.unique(splits.groups[splits.calibration], return_index=True)
     p, y = probed.calibration[scorer][first], correct[splits.calibration][first]
     found = []
     for risk in settings.risks:
-        candidates = promising_thresholds(probed.val[scorer], correct[splits.val], risk=risk)
+        candidates = promising_thresholds(probed.val[scorer][there], correct[splits.val][there], risk=risk)
         promise = guaranteed_threshold(p, y, risk=risk, certainty=settings.certainty, candidates=candidates)
         kept = _on_test(promise, probed.test[scorer], correct[splits.test], weights) if promise.kept else None
         found.append(_as_plain(promise, p.size) | {"test": kept})

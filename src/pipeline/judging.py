@@ -233,4 +233,5 @@ def _selected(probed: Probed) -> dict[str, Any] | None:
         return None
     chosen = probed.sweep.chosen
     found = {key: getattr(chosen, key) for key in ("position", "layer", "family", "C")}
-    return found | {"candidates": len(probed.sweep.results)}
+    by = "validation" if probed.sweep.out_of_fold is None else "cross-validation"
+    return found | {"candidates": len(probed.sweep.results), "chosen_by": by}

@@ -12,7 +12,8 @@ from src.pipeline.asked import Asked
 from src.probes.baselines import SurfaceAssessor, signal_confidence, subject_means
 from src.probes.part import Part
 from src.probes.refits import half_predictions, out_of_fold_predictions, shuffled_predictions
-from src.probes.sweep import Family, Sweep, sweep_places
+from src.probes.states import MIN_ROWS
+from src.probes.sweep import Family, Sweep, can_be_fitted, sweep_places, to_choose_with
 from src.probes.text_only import TextOnlyAssessor
 
 PROBE, OWN, TEXT, SURFACE, SUBJECT = "probe", "own_probability", "text_only", "surface", "subject_mean"
@@ -26,8 +27,9 @@ class Probed:
         splits: the rows of each split among all questions.
         test: scorer -> (n_test,): "own_probability", and where they could be fitted "probe", "text_only", "surface"
             (letter, length, subject), "subject_mean" and the signals of `Asked`.
-        val, calibration: scorer -> (n_val,) and (n_calibration,), of the first three. The probe's layer and C were
-            chosen on val; calibration has chosen nothing.
+        val, calibration: scorer -> (n_val,) and (n_calibration,), of the first three. Val has chosen the probe's layer
+            and C or, of few questions (`to_choose_with`), is trained on too: then these are said by probes that were
+            trained without these very questions, NaN where there is none. Calibration has chosen nothing.
         train_own, train_probe: (n_train,) the own probability, and what probes say that were trained without these very
             questions; empty without a probe.
         shuffled: (shuffles, n_test) of probes trained on shuffled labels; empty without a probe.
@@ -105,14 +107,15 @@ def fit_scorers(
     def own(rows: np.ndarray) -> np.ndarray:
         return asked.confidence[rows]
 
-    if missing := _why_not(asked.correct, splits):
+    first, second, tested = (part_of(asked, rows, splits.groups) for rows in (splits.train, splits.val, splits.test))
+    if missing := _why_not(first, second):
         test, val, calibration = _predicted({OWN: own}, splits)
         none = np.empty((0, splits.test.size))
         return Probed(splits, test, val, calibration, np.empty(0), np.empty(0), none, none, None, missing)
-    train, val, tested = (part_of(asked, rows, splits.groups) for rows in (splits.train, splits.val, splits.test))
+    train, val = to_choose_with(first, second)
     sweep = sweep_places(asked.places, train, val, families=families, progress=f"{label}: probes")
     text = TextOnlyAssessor().fit(
-        _texts(examples, splits.train), train.labels, _texts(examples, splits.val), val.labels
+        _texts(examples, splits.train), first.labels, _texts(examples, splits.val), second.labels
     )
 
     def probe(rows: np.ndarray) -> np.ndarray:
@@ -123,13 +126,17 @@ def fit_scorers(
 
     test, val_said, calibration = _predicted({PROBE: probe, OWN: own, TEXT: text_only}, splits)
     place, family = sweep.place, sweep.chosen.family
+    if sweep.out_of_fold is not None:
+        train_probe, val_said[PROBE] = sweep.out_of_fold[: len(first)], sweep.out_of_fold[len(first) :]
+    else:
+        train_probe = out_of_fold_predictions(first, second, place, seed=seed, family=family)
     return Probed(
         splits=splits,
-        test=test | _baselines(asked, examples, splits, train.labels, val.labels),
+        test=test | _baselines(asked, examples, splits, first.labels, second.labels),
         val=val_said,
         calibration=calibration,
         train_own=own(splits.train),
-        train_probe=out_of_fold_predictions(train, val, place, seed=seed, family=family),
+        train_probe=train_probe,
         shuffled=shuffled_predictions(train, val, tested, place, seed=seed, family=family),
         halves=half_predictions(train, val, tested, place, seed=seed, repeats=repeats, family=family),
         sweep=sweep,
@@ -176,12 +183,13 @@ def _baselines(
     return found
 
 
-def _why_not(correct: np.ndarray, splits: Splits) -> str:
-    train = correct[splits.train]
-    if not splits.val.size or train.size < 10:
-        return f"too few questions: {train.size} to train on, {splits.val.size} to choose with"
-    if train.min() == train.max():
-        return f"one class: every training answer is {'right' if train[0] else 'wrong'}"
+def _why_not(train: Part, val: Part) -> str:
+    if not len(val) or len(train) < MIN_ROWS:
+        return f"too few questions: {len(train)} to train on, {len(val)} to choose with"
+    if train.labels.min() == train.labels.max():
+        return f"one class: every training answer is {'right' if train.labels[0] else 'wrong'}"
+    if not can_be_fitted(*to_choose_with(train, val)):
+        return f"too few different questions: {np.unique(train.questions).size} to train on"
     return ""
 
 

@@ -30,7 +30,16 @@ def fold_of_each(sample: Sample, groups: Any = None) -> np.ndarray:
         names = np.asarray(groups)
         if names.shape != (len(sample.states),):
             raise ScoringError(f"groups has shape {names.shape}, but there are {len(sample.states)} rows of states.")
-        digests = [xxhash.xxh3_64_intdigest(str(name).encode()) for name in names[sample.rows]]
+        return fold_of_names(names[sample.rows])
+    return _dealt(digests)
+
+
+def fold_of_names(names: np.ndarray) -> np.ndarray:
+    """(n,) the fold of each row whose group is called so; as `fold_of_each`, which raises the same."""
+    return _dealt([xxhash.xxh3_64_intdigest(str(name).encode()) for name in names])
+
+
+def _dealt(digests: list[int]) -> np.ndarray:
     distinct, which = np.unique(np.array(digests, dtype=np.uint64), return_inverse=True)
     if distinct.size < 2:
         raise ScoringError(f"All {len(digests)} training rows are one group: pass validation rows to choose with.")
@@ -45,3 +54,11 @@ def folds(sample: Sample, groups: Any = None) -> list[tuple[Sample, Sample]]:
     if not usable:
         raise ScoringError("No part of the training rows can be set aside to choose with: pass X_val and y_val.")
     return usable
+
+
+def gathered(train: Sample, pairs: list[tuple[Sample, Sample]], logits: list[np.ndarray]) -> np.ndarray:
+    """(len(train.states),) what was said of the second rows of each pair; NaN for all others."""
+    every = np.full(len(train.states), np.nan)
+    for (_, held_out), said in zip(pairs, logits, strict=True):
+        every[held_out.rows] = said
+    return every

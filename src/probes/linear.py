@@ -8,10 +8,10 @@ import numpy as np
 
 from src.evaluation.inputs import as_probabilities
 from src.evaluation.recalibration import Method, Recalibration, fit_recalibration
-from src.probes.folds import folds
+from src.probes.folds import folds, gathered
 from src.probes.probe import Probe
 from src.probes.scaling import Scaling
-from src.probes.solver import HALF_DECADES, Path, fit_at, fit_path, probability
+from src.probes.solver import HALF_DECADES, Path, fit_at, fit_path, mean_nll, probability
 from src.probes.states import Sample, States
 
 if TYPE_CHECKING:
@@ -70,9 +70,10 @@ class LinearProbe(Probe):
         super().__init__(input_dim)
         self.tolerance = tolerance
 
-    def _fit(self, train: Sample, val: Sample | None, groups: Any) -> None:
+    def _fit(self, train: Sample, val: Sample | None, groups: Any) -> np.ndarray | None:
+        out_of_fold = None
         if val is None:
-            C, loss = _cross_validated(train, groups)
+            C, loss, out_of_fold = _cross_validated(train, groups)
             scaling = Scaling.of(train)
             fit = fit_at(scaling.apply(train), train.y, C, sample_weight=train.weight, tolerance=self.tolerance)
         else:
@@ -85,6 +86,7 @@ class LinearProbe(Probe):
         self.weights_ = ProbeWeights(fit.weight, fit.bias, scaling.mean, scaling.scale)
         self.C_, self.val_nll_, self.converged_ = fit.C, loss, fit.converged
         self.recalibration_ = None
+        return out_of_fold
 
     def predict(self, X: Any) -> np.ndarray:
         """(n,) float64 P(correct)."""
@@ -127,16 +129,26 @@ class LinearProbe(Probe):
         return self.weights_.logit_of(states)
 
 
-def _cross_validated(train: Sample, groups: Any) -> tuple[float, float]:
-    """The C whose loss is lowest over all folds, and that loss; a C that a fold's path did not reach does not count."""
-    sums, total, reached = np.zeros(len(HALF_DECADES)), 0.0, len(HALF_DECADES)
-    for fitted, chosen_on in folds(train, groups):
-        scaling = Scaling.of(fitted)
-        path = Path(scaling.apply(fitted), fitted.y, fitted.weight)
-        steps = path.walk(scaling.apply(chosen_on), chosen_on.y, HALF_DECADES, val_weight=chosen_on.weight)
-        reached = min(reached, len(steps))
-        weight = float(chosen_on.weight.sum())
-        sums[: len(steps)] += weight * np.array([step.val_nll for step in steps])
-        total += weight
-    best = int(np.argmin(sums[:reached]))
-    return HALF_DECADES[best], float(sums[best]) / total
+def _cross_validated(train: Sample, groups: Any) -> tuple[float, float, np.ndarray]:
+    """The C whose loss is lowest over all folds, that loss, and the rows' log-odds out of fold.
+
+    A C that a fold's path did not reach does not count.
+    """
+    pairs = folds(train, groups)
+    said = [_along_the_path(*pair) for pair in pairs]
+    weights, reached = [held_out.weight.sum() for _, held_out in pairs], min(map(len, said))
+    losses = [
+        [mean_nll(z, held_out.y, held_out.weight) for z in logits[:reached]]
+        for logits, (_, held_out) in zip(said, pairs, strict=True)
+    ]
+    loss = np.average(losses, axis=0, weights=weights)
+    best = int(np.argmin(loss))
+    return HALF_DECADES[best], float(loss[best]), gathered(train, pairs, [logits[best] for logits in said])
+
+
+def _along_the_path(fitted: Sample, held_out: Sample) -> list[np.ndarray]:
+    """Log-odds of the held-out rows at each C of the path."""
+    scaling = Scaling.of(fitted)
+    path, X = Path(scaling.apply(fitted), fitted.y, fitted.weight), scaling.apply(held_out)
+    steps = path.walk(X, held_out.y, HALF_DECADES, val_weight=held_out.weight)
+    return [path.logits(step, X) for step in steps]

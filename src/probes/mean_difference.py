@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from scipy.special import logit
 
-from src.probes.folds import folds
+from src.probes.folds import folds, gathered
 from src.probes.linear import ProbeWeights
 from src.probes.probe import Probe
 from src.probes.scaling import Scaling
@@ -33,14 +33,18 @@ class MeanDifferenceProbe(Probe):
 
     weights_: ProbeWeights
 
-    def _fit(self, train: Sample, val: Sample | None, groups: Any) -> None:
+    def _fit(self, train: Sample, val: Sample | None, groups: Any) -> np.ndarray | None:
         pairs = [(train, val)] if val is not None else folds(train, groups)
-        along, y, weight = (np.concatenate(parts) for parts in zip(*map(_held_out, pairs), strict=True))
+        held_out = [_held_out(pair) for pair in pairs]
+        along, y, weight = (np.concatenate(parts) for parts in zip(*held_out, strict=True))
         slope, bias = _platt(along, y, weight)
         self.val_nll_ = mean_nll(slope * along + bias, y, weight)
         scaling = Scaling.of(train)
         direction = _difference(scaling.apply(train), train)
         self.weights_ = ProbeWeights(slope * direction, bias, scaling.mean, scaling.scale)
+        if val is not None:
+            return None
+        return gathered(train, pairs, [slope * along + bias for along, _, _ in held_out])
 
     def _logits(self, states: States) -> np.ndarray:
         return self.weights_.logit_of(states)

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from src.probes.folds import folds
+from src.probes.folds import folds, gathered
 from src.probes.probe import Probe
 from src.probes.scaling import Scaling
 from src.probes.solver import mean_nll
@@ -66,29 +66,37 @@ class MLPProbe(Probe):
         super().__init__(input_dim)
         self.seed = seed
 
-    def _fit(self, train: Sample, val: Sample | None, groups: Any) -> None:
+    def _fit(self, train: Sample, val: Sample | None, groups: Any) -> np.ndarray | None:
         pairs = [(train, val)] if val is not None else folds(train, groups)
-        curves, weights = [self._curve(*pair) for pair in pairs], [pair[1].weight.sum() for pair in pairs]
-        shortest = min(map(len, curves))
-        curve = np.average([one[:shortest] for one in curves], axis=0, weights=weights)
+        said, weights = [self._said(*pair) for pair in pairs], [pair[1].weight.sum() for pair in pairs]
+        shortest = min(map(len, said))
+        curves = [_losses(logits[:shortest], held_out) for logits, (_, held_out) in zip(said, pairs, strict=True)]
+        curve = np.average(curves, axis=0, weights=weights)
         self.epochs_ = int(np.argmin(curve)) + 1
         self.val_nll_ = float(curve[self.epochs_ - 1])
         networks = _trained(train, self.seed)
         for _ in range(self.epochs_):
             self.weights_ = next(networks)
+        if val is not None:
+            return None
+        return gathered(train, pairs, [logits[self.epochs_ - 1] for logits in said])
 
-    def _curve(self, fitted: Sample, chosen_on: Sample) -> list[float]:
-        """The loss after each epoch, up to where it has not fallen for eight."""
-        losses: list[float] = []
+    def _said(self, fitted: Sample, held_out: Sample) -> list[np.ndarray]:
+        """Log-odds of the held-out rows after each epoch, up to where their loss has not fallen for eight."""
+        said: list[np.ndarray] = []
         for weights in _trained(fitted, self.seed):
-            z = weights.logit_of(chosen_on.states)[chosen_on.rows]
-            losses.append(mean_nll(z, chosen_on.y, chosen_on.weight))
+            said.append(weights.logit_of(held_out.states)[held_out.rows])
+            losses = _losses(said, held_out)
             if len(losses) - int(np.argmin(losses)) > _PATIENCE or len(losses) == _MOST_EPOCHS:
-                return losses
-        return losses
+                return said
+        return said
 
     def _logits(self, states: States) -> np.ndarray:
         return self.weights_.logit_of(states)
+
+
+def _losses(said: list[np.ndarray], held_out: Sample) -> list[float]:
+    return [mean_nll(logits, held_out.y, held_out.weight) for logits in said]
 
 
 def _trained(sample: Sample, seed: int) -> Iterator[MLPWeights]:
@@ -101,8 +109,9 @@ def _trained(sample: Sample, seed: int) -> Iterator[MLPWeights]:
     rng = torch.Generator().manual_seed(seed)
     d = X.shape[1]
     into = (torch.randn(d, _HIDDEN, generator=rng) * (2 / d) ** 0.5).requires_grad_()
-    out = (torch.randn(_HIDDEN, generator=rng) * _HIDDEN**-0.5).requires_grad_()
-    offset, bias = torch.zeros(_HIDDEN, requires_grad=True), torch.zeros((), requires_grad=True)
+    # It begins by saying the share of right answers of all rows: nothing that it says is chance of the first weights.
+    out, offset = (torch.zeros(_HIDDEN, requires_grad=True) for _ in range(2))
+    bias = torch.logit((weight * y).mean()).requires_grad_()
     optimizer = torch.optim.AdamW([into, out, offset, bias], lr=_RATE, weight_decay=_DECAY)
     varies = ~scaling.constant[:, None]
     while True:

@@ -1,7 +1,7 @@
 """Rows of one purpose: what probes are fitted to, chosen with, and asked about."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -30,8 +30,10 @@ class Part:
             distinct, which = np.unique(part.questions, return_inverse=True)
             numbered.append(first + which)
             first += distinct.size
-        states = np.concatenate([part.states if part.rows is None else part.states[part.rows] for part in parts])
-        return cls(states, np.concatenate([part.labels for part in parts]), np.concatenate(numbered))
+        labels, questions = np.concatenate([part.labels for part in parts]), np.concatenate(numbered)
+        if all(part.states is parts[0].states for part in parts):
+            return cls(parts[0].states, labels, questions, np.concatenate([part._rows for part in parts]))
+        return cls(np.concatenate([part.states[part._rows] for part in parts]), labels, questions)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -45,11 +47,10 @@ class Part:
         """(n, d) the states of one place."""
         return self.states[:, place] if self.rows is None else self.states[self.rows, place]
 
-    def alone(self, place: int) -> "Part":
-        """Of one place only."""
-        return replace(self, states=self.states[:, place, None])
-
     def only(self, places: np.ndarray) -> "Part":
         """These of its rows, given by their places among them."""
-        rows = np.arange(len(self))[places] if self.rows is None else self.rows[places]
-        return Part(self.states, self.labels[places], self.questions[places], rows)
+        return Part(self.states, self.labels[places], self.questions[places], self._rows[places])
+
+    @property
+    def _rows(self) -> np.ndarray:
+        return np.arange(len(self)) if self.rows is None else self.rows

@@ -19,9 +19,12 @@ class Probe(ABC):
 
     Attributes:
         val_nll_: the loss in nats on the rows that something was chosen on.
+        out_of_fold_: (n,) P(correct) of the training rows, each said by the fit that did not see its fold; NaN for a
+            row that does not count, or whose fold could not be set aside. None where validation rows were given.
     """
 
     val_nll_: float
+    out_of_fold_: np.ndarray | None
 
     def __init__(self, input_dim: int):
         self.input_dim = input_dim
@@ -56,7 +59,8 @@ class Probe(ABC):
         train.check_can_train()
         if val is not None and not val.y.size:
             raise ScoringError("There are no validation rows to choose with: pass some, or neither X_val nor y_val.")
-        self._fit(train, val, groups)
+        out_of_fold = self._fit(train, val, groups)
+        self.out_of_fold_ = None if out_of_fold is None else probability(out_of_fold)
         self.fitted = True
         _check_right_way_up(self._logits(train.states)[train.rows], train)
         return self
@@ -84,8 +88,13 @@ class Probe(ABC):
         return float(np.average(np.where(said, sample.y, 1 - sample.y), weights=sample.weight))
 
     @abstractmethod
-    def _fit(self, train: Sample, val: Sample | None, groups: Any) -> None:
-        """Learn; where `val` is None, choose on `folds(train, groups)`."""
+    def _fit(self, train: Sample, val: Sample | None, groups: Any) -> np.ndarray | None:
+        """Learn; where `val` is None, choose on `folds(train, groups)`.
+
+        Returns:
+            (len(train.states),) log-odds of the rows by fits that did not see them, NaN where there are none; None
+            where `val` is given.
+        """
 
     @abstractmethod
     def _logits(self, states: States) -> np.ndarray:

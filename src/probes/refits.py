@@ -1,19 +1,20 @@
 """The chosen probe fitted again: on shuffled labels, as a control; on halves, to see it vary; on folds, to judge it."""
 
+from dataclasses import replace
+
 import numpy as np
 from tqdm.auto import tqdm
 
 from src.probes.folds import FOLDS
 from src.probes.part import Part
-from src.probes.states import MIN_ROWS
-from src.probes.sweep import Family, new_probe
+from src.probes.sweep import Family, can_be_fitted, fitted
 
 SHUFFLES = 20
 
 
 def shuffled_predictions(
     train: Part,
-    val: Part,
+    val: Part | None,
     test: Part,
     place: int,
     *,
@@ -29,15 +30,13 @@ def shuffled_predictions(
     rng = np.random.default_rng(seed)
     predictions = []
     for _ in tqdm(range(shuffles), desc="shuffled labels", unit="probe", disable=None, leave=False):
-        probe = new_probe(family, train.width).fit(
-            train.at(place), rng.permutation(train.labels), val.at(place), rng.permutation(val.labels)
-        )
-        predictions.append(probe.predict(test.at(place)))
+        dealt = [part and replace(part, labels=rng.permutation(part.labels)) for part in (train, val)]
+        predictions.append(fitted(family, *dealt, place).predict(test.at(place)))
     return np.array(predictions)
 
 
 def half_predictions(
-    train: Part, val: Part, test: Part, place: int, *, seed: int, repeats: int, family: Family = "logistic"
+    train: Part, val: Part | None, test: Part, place: int, *, seed: int, repeats: int, family: Family = "logistic"
 ) -> np.ndarray:
     """What probes say that were trained, and whose C was chosen, on random halves of the questions.
 
@@ -57,16 +56,12 @@ def half_predictions(
         (repeats, n_test); fewer rows where a half was left with one class, or with too few rows.
     """
     rng = np.random.default_rng(seed)
-    train, val = train.alone(place), val.alone(place)
     predictions = []
     for _ in tqdm(range(repeats), desc="halves", unit="probe", disable=None, leave=False):
-        half, chosen_on = _half(train, rng), _half(val, rng)
-        if not chosen_on.labels.size or len(half.labels) < MIN_ROWS or half.labels.min() == half.labels.max():
-            continue
-        probe = new_probe(family, train.width)
-        probe.fit(half.at(0), half.labels, chosen_on.at(0), chosen_on.labels)
-        predictions.append(probe.predict(test.at(place)))
-    return np.array(predictions).reshape(-1, len(test.labels))
+        half, chosen_on = _half(train, rng), val and _half(val, rng)
+        if can_be_fitted(half, chosen_on):
+            predictions.append(fitted(family, half, chosen_on, place).predict(test.at(place)))
+    return np.array(predictions).reshape(-1, len(test))
 
 
 def out_of_fold_predictions(
@@ -79,15 +74,12 @@ def out_of_fold_predictions(
     """
     questions, question = np.unique(train.questions, return_inverse=True)
     fold = np.random.default_rng(seed).permutation(np.arange(questions.size) % folds)[question]
-    states, predictions = train.at(place), np.full(len(train.labels), np.nan)
+    predictions = np.full(len(train), np.nan)
     for number in tqdm(range(folds), desc="folds", unit="probe", disable=None, leave=False):
         others, here = np.flatnonzero(fold != number), np.flatnonzero(fold == number)
-        labels = train.labels[others]
-        if not here.size or labels.size < MIN_ROWS or labels.min() == labels.max():
-            continue
-        probe = new_probe(family, train.width)
-        probe.fit(states[others], labels, val.at(place), val.labels)
-        predictions[here] = probe.predict(states[here])
+        rest, held_out = train.only(others), train.only(here)
+        if here.size and can_be_fitted(rest, val):
+            predictions[here] = fitted(family, rest, val, place).predict(held_out.at(place))
     return predictions
 
 

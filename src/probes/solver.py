@@ -160,6 +160,10 @@ class Path:
         )  # fmt: skip
         return Fit(self._weight(point.v), float(point.v[-1]), step.C, step.val_nll, converged)
 
+    def logits(self, step: Step, X: Any) -> np.ndarray:
+        """(n,) of these features, where a step ended."""
+        return X @ self._weight(step.point.v).astype(self._X.dtype) + step.point.v[-1]
+
     def _penalty(self, C: float) -> float:
         return 1 / (C * self._total)
 

@@ -10,13 +10,16 @@ from tqdm.auto import tqdm
 from src.errors import ScoringError
 from src.evaluation.delong import auroc_interval
 from src.evaluation.ranking import Ranked
+from src.probes.folds import FOLDS, fold_of_names
 from src.probes.linear import LinearProbe
 from src.probes.mean_difference import MeanDifferenceProbe
 from src.probes.mlp import MLPProbe
 from src.probes.part import Part
 from src.probes.probe import Probe
+from src.probes.states import MIN_ROWS
 
 Family = Literal["logistic", "mean_difference", "mlp"]
+CROSS_VALIDATED_BELOW = 2000  # questions: measured in CLAUDE.md
 
 
 @dataclass(frozen=True)
@@ -58,12 +61,15 @@ class Sweep:
         best: the chosen candidate among them.
         place: its place among the places.
         probe: fitted.
+        out_of_fold: (n,) P(correct) of the training rows where the choice was made by cross-validation: of each fold
+            what a probe says that was trained without it, of the candidate that the other folds prefer. None otherwise.
     """
 
     results: tuple[PlaceResult, ...]
     best: int
     place: int
     probe: Probe
+    out_of_fold: np.ndarray | None = None
 
     @property
     def chosen(self) -> PlaceResult:
@@ -75,16 +81,37 @@ class Sweep:
         return self.probe.predict(part.at(self.place))
 
 
+def to_choose_with(train: Part, val: Part) -> tuple[Part, Part | None]:
+    """What to fit to and what to choose with: of fewer than 2,000 questions all rows, and None for cross-validation."""
+    questions = sum(np.unique(part.questions).size for part in (train, val))
+    return (train, val) if questions >= CROSS_VALIDATED_BELOW else (Part.joined([train, val]), None)
+
+
 def new_probe(family: Family, width: int) -> Probe:
     """An unfitted probe of states (n, width)."""
     kinds = {"logistic": LinearProbe, "mean_difference": MeanDifferenceProbe, "mlp": MLPProbe}
     return kinds[family](width)
 
 
+def can_be_fitted(train: Part, val: Part | None) -> bool:
+    """Whether there are rows, classes and questions enough for `fitted`."""
+    if len(train) < MIN_ROWS or train.labels.min() == train.labels.max():
+        return False
+    return np.unique(train.questions).size >= FOLDS if val is None else len(val) > 0
+
+
+def fitted(family: Family, train: Part, val: Part | None, place: int) -> Probe:
+    """A probe of one place; without `val`, what is to be chosen is chosen by cross-validation over whole questions."""
+    probe, X = new_probe(family, train.width), train.at(place)
+    if val is None:
+        return probe.fit(X, train.labels, groups=train.questions)
+    return probe.fit(X, train.labels, val.at(place), val.labels)
+
+
 def sweep_places(
     places: Sequence[Place],
     train: Part,
-    val: Part,
+    val: Part | None,
     *,
     families: Sequence[Family] = ("logistic",),
     progress: str = "probes",
@@ -94,7 +121,8 @@ def sweep_places(
     Args:
         places: what the states of the parts are of.
         train: rows to fit to.
-        val: rows to choose with.
+        val: rows to choose with; None: chosen by 5-fold cross-validation over whole questions of train, all of which
+            the chosen probe is fitted to. See `to_choose_with`.
         families: of the probes.
         progress: name of the bar.
 
@@ -102,17 +130,35 @@ def sweep_places(
         ScoringError: a probe cannot be fitted; the message names the place.
     """
     candidates = [(index, family) for index in range(len(places)) for family in families]
-    probes, results = [], []
+    probes, said, results = [], [], []
+    held_out = train if val is None else val
     for index, family in tqdm(candidates, desc=progress, unit="probe", disable=None, leave=False):
-        place, probe = places[index], new_probe(family, train.width)
         try:
-            probe.fit(train.at(index), train.labels, val.at(index), val.labels)
+            probe = fitted(family, train, val, index)
         except ScoringError as error:
-            raise ScoringError(f"{place.layer} at {place.position}, {family}: {error}") from error
-        C = probe.C_ if isinstance(probe, LinearProbe) else None
-        said = probe.predict(val.at(index))
-        auroc = (Ranked.of(said, val.labels).auroc(), *auroc_interval(said, val.labels, val.questions))
+            raise ScoringError(f"{places[index].layer} at {places[index].position}, {family}: {error}") from error
         probes.append(probe)
-        results.append(PlaceResult(place.position, place.layer, family, probe.val_nll_, *auroc, C))
+        said.append(probe.predict(held_out.at(index)) if probe.out_of_fold_ is None else probe.out_of_fold_)
+        results.append(_result(places[index], family, probe, said[-1], held_out))
     best = int(np.argmin([result.val_nll for result in results]))
-    return Sweep(tuple(results), best, candidates[best][0], probes[best])
+    out_of_fold = _out_of_fold(np.array(said), train) if val is None else None
+    return Sweep(tuple(results), best, candidates[best][0], probes[best], out_of_fold)
+
+
+def _result(place: Place, family: Family, probe: Probe, said: np.ndarray, held_out: Part) -> PlaceResult:
+    there = np.isfinite(said)  # all, but for a fold that could not be set aside
+    p, y = said[there], held_out.labels[there]
+    auroc = (Ranked.of(p, y).auroc(), *auroc_interval(p, y, held_out.questions[there]))
+    C = probe.C_ if isinstance(probe, LinearProbe) else None
+    return PlaceResult(place.position, place.layer, family, probe.val_nll_, *auroc, C)
+
+
+def _out_of_fold(said: np.ndarray, train: Part) -> np.ndarray:
+    """(n,) of (candidates, n): whose loss is lowest outside of a fold speaks in it. No row chooses its own speaker."""
+    fold, chosen = fold_of_names(train.questions), np.empty(said.shape[1])
+    p = np.clip(said, 1e-15, 1 - 1e-15)
+    losses = -np.where(train.labels == 1, np.log(p), np.log1p(-p))
+    for number in np.unique(fold):
+        here, others = fold == number, (fold != number) & np.isfinite(losses[0])
+        chosen[here] = said[np.argmin(losses[:, others].mean(axis=1)), here]
+    return chosen

@@ -126,8 +126,11 @@ def _too_few(results: Results) -> list[str]:
     sentences = []
     if splits["test"] < SMALL_N:
         sentences.append(f"There are {splits['test']} test questions only: intervals are wide, and ECE says little.")
-    if any(variant["selected"] for variant in results["variants"].values()) and splits["val"] < FEWEST_TO_CHOOSE:
-        sentences.append(f"Layer and C were chosen on {splits['val']} questions only, so mostly by chance.")
+    selected = [variant["selected"] for variant in results["variants"].values() if variant["selected"]]
+    crossed = any(one.get("chosen_by") == "cross-validation" for one in selected)
+    held_out = splits["val"] + crossed * splits["train"]
+    if selected and held_out < FEWEST_TO_CHOOSE:
+        sentences.append(f"Layer and C were chosen on {held_out} questions only, so mostly by chance.")
     return sentences
 
 

@@ -189,7 +189,8 @@ def how_chosen(variant: Mapping[str, Any]) -> str:
     """The probe in a sentence: what it is, and among how many it was chosen on what."""
     chosen = variant["selected"]
     what = ", ".join(part for part in (family(chosen), C(chosen)) if part)
-    return f"probe on {place(variant)}{what and f' ({what})'}: chosen of {candidates(variant)} on validation."
+    by = "by cross-validation" if chosen.get("chosen_by") == "cross-validation" else "on validation"
+    return f"probe on {place(variant)}{what and f' ({what})'}: chosen of {candidates(variant)} {by}."
 
 
 def is_chosen(variant: Mapping[str, Any], candidate: Mapping[str, Any]) -> bool:

@@ -17,10 +17,10 @@ _MOST_LABELS = 12  # of layers that fit beside each other
 
 
 def layer_curve(variants: Mapping[str, Mapping[str, Any]], *, ax: Axes | None = None) -> Axes:
-    """AUROC on validation of the probe of each layer: a line for each model and position, the chosen place ringed.
+    """AUROC on held-out rows of the probe of each layer: a line for each model and position, the chosen place ringed.
 
-    Of several families each place shows the best, by validation loss. The band, DeLong's 95 % interval, is drawn at the
-    chosen position only.
+    Held-out rows are validation rows, or out of fold. Of several families each place shows the best, by the loss there.
+    The band, DeLong's 95 % interval, is drawn at the chosen position only.
 
     Args:
         variants: `variants` of results.json; models without a probe are left out.
@@ -45,13 +45,13 @@ def layer_curve(variants: Mapping[str, Mapping[str, Any]], *, ax: Axes | None = 
                 ax.plot([best], [y[best]], "o", markersize=11, markerfacecolor="none", color=color)
             _name_layers(ax, [result["layer"] for result in at])
     ax.axhline(0.5, color=SOFT, linestyle="--", linewidth=1)
-    ax.set(xlabel="layer", ylabel="AUROC on validation")
+    ax.set(xlabel="layer", ylabel="AUROC on held-out rows")
     legend(ax)
-    return finish(ax, "How well a probe of each layer knows\n(ring: chosen, by validation loss)")
+    return finish(ax, "How well a probe of each layer knows\n(ring: chosen, by the loss there)")
 
 
 def layer_map(variant: Mapping[str, Any], *, label: str, ax: Axes | None = None) -> Axes:
-    """AUROC on validation for each layer and position (of its best family) as a heat map, the chosen place framed.
+    """AUROC on held-out rows for each layer and position (of its best family) as a heat map, the chosen place framed.
 
     Args:
         variant: `variants.<model>` with a probe.
@@ -78,7 +78,7 @@ def layer_map(variant: Mapping[str, Any], *, label: str, ax: Axes | None = None)
     colorbar.ax.tick_params(labelsize=SMALL)
     colorbar.solids.set(rasterized=False, edgecolor="face")  # pyright: ignore[reportOptionalMemberAccess]
     colorbar.outline.set_edgecolor(INK)  # pyright: ignore[reportCallIssue]
-    return finish(ax, f"{plain(label)}: AUROC on validation\n(frame: chosen)")
+    return finish(ax, f"{plain(label)}: AUROC on held-out rows\n(frame: chosen)")
 
 
 def _numbers(results: Sequence[Mapping[str, Any]], key: str) -> np.ndarray:
