@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property, reduce
 from typing import Any
 
 import numpy as np
 
-from src.evaluation.comparison import difference
-from src.evaluation.intervals import Estimate, Scored, calibrated_null, interval, score
-from src.evaluation.resampling import Ranking, row_nll, weighted_sums
+from src.evaluation.comparison import Difference, difference
+from src.evaluation.intervals import Estimate, Scored, calibrated_null
+from src.evaluation.resampling import Ranking, in_bins, row_nll, weighted_sums
 from src.pipeline.numbers import honest, number, with_p_values
 from src.pipeline.probing import OWN, PROBE
 
@@ -45,34 +46,32 @@ class Tried:
 
         AUROC is over pairs of one group only: what probes of different training say is not compared with each other.
         """
-        rows = self._known
-        if not rows.any():
+        if not self._sums:
             return {"n": 0, "scores": {}, "differences": {}}
-        scored = self._scored(rows)
+        scored = {
+            name: reduce(_Sums.plus, (group[name] for group in self._sums.values())).scored() for name in self.said
+        }
         changes = {
             other: with_p_values({metric: _over(scored, other, metric) for metric in _COMPARED}) for other in _AGAINST
         }
-        return {"n": int(rows.sum()), "scores": self._numbers(scored, rows), "differences": changes}
+        return self._numbers(scored, self._known) | {"differences": changes}
 
     def by_group(self, groups: int) -> list[dict[str, Any]]:
         """The same of each group; p-values are corrected for the number of groups."""
-        parts = {group: self._known & (self.groups == group) for group in range(groups)}
-        scored = {group: self._scored(rows) for group, rows in parts.items() if rows.any()}
+        scored = {group: {name: sums.scored() for name, sums in by.items()} for group, by in self._sums.items()}
         changes = {
             (other, metric): with_p_values({group: _over(one, other, metric) for group, one in scored.items()})
             for other in _AGAINST
             for metric in _COMPARED
         }
-        return [
-            {
-                "n": int(rows.sum()),
-                "scores": self._numbers(scored[group], rows) if group in scored else {},
-                "differences": {
-                    other: {metric: changes[other, metric][group] for metric in _COMPARED} for other in _AGAINST
-                } if group in scored else {},
-            }
-            for group, rows in parts.items()
-        ]  # fmt: skip
+
+        def numbers(group: int) -> dict[str, Any]:
+            if group not in scored:
+                return {"n": 0, "scores": {}, "differences": {}}
+            differences = {other: {metric: changes[other, metric][group] for metric in _COMPARED} for other in _AGAINST}
+            return self._numbers(scored[group], self._rows(group)) | {"differences": differences}
+
+        return [numbers(group) for group in range(groups)]
 
     def matrix(self, missing: Sequence[str]) -> dict[str, list[list[dict[str, Any]]]] | None:
         """Of "auroc" and "nll": trained on the group of the row, tested on that of the column.
@@ -82,27 +81,43 @@ class Tried:
         """
         if not len(self.alone):
             return None
-        cells = [
-            [self._cell(p, group, why) for group in range(len(self.alone))]
-            for p, why in zip(self.alone, missing, strict=True)
-        ]
-        return {metric: [[cell[metric] for cell in row] for row in cells] for metric in ("auroc", "nll")}
+        cells = [self._cells(group, missing) for group in range(len(self.alone))]
+        return {
+            metric: [[tested[trained][metric] for tested in cells] for trained in range(len(cells))]
+            for metric in ("auroc", "nll")
+        }
 
-    def _cell(self, p: np.ndarray, group: int, why: str) -> dict[str, dict[str, Any]]:
+    def _cells(self, group: int, missing: Sequence[str]) -> list[dict[str, dict[str, Any]]]:
+        """Of one tested group, by every trained one."""
         rows = self.groups == group
-        if why or not rows.any():
-            nothing = number(Estimate(float("nan"), reason=why or "no test question"))
-            return {"auroc": nothing, "nll": nothing}
-        found = _auroc_and_nll(p[rows], self.y[rows], self.weights[:, rows])
-        return {metric: number(honest(estimate)) for metric, estimate in found.items()}
+        weights = _with_sample(self.weights[:, rows])
 
-    @property
+        def cell(p: np.ndarray, why: str) -> dict[str, dict[str, Any]]:
+            if why or not rows.any():
+                return dict.fromkeys(("auroc", "nll"), number(Estimate(float("nan"), reason=why or "no test question")))
+            estimates = _Sums.of(p[rows], self.y[rows], weights, bins=0).scored().estimates()
+            return {metric: number(honest(estimates[metric])) for metric in ("auroc", "nll")}
+
+        return [cell(p, why) for p, why in zip(self.alone, missing, strict=True)]
+
+    @cached_property
     def _known(self) -> np.ndarray:
         return np.logical_and.reduce([np.isfinite(p) for p in self.said.values()])
 
-    def _scored(self, rows: np.ndarray) -> dict[str, Scored]:
-        y, weights, groups = self.y[rows], self.weights[:, rows], self.groups[rows]
-        return {name: _score_within(p[rows], y, weights, groups, self.bins) for name, p in self.said.items()}
+    def _rows(self, group: int) -> np.ndarray:
+        return self._known & (self.groups == group)
+
+    @cached_property
+    def _sums(self) -> dict[int, dict[str, "_Sums"]]:
+        """Group -> scorer; groups without such rows are left out."""
+        found = {}
+        for group in np.unique(self.groups[self._known]).tolist():
+            rows = self._rows(group)
+            weights = _with_sample(self.weights[:, rows])
+            found[group] = {
+                name: _Sums.of(p[rows], self.y[rows], weights, bins=self.bins) for name, p in self.said.items()
+            }
+        return found
 
     def _numbers(self, scored: Mapping[str, Scored], rows: np.ndarray) -> dict[str, Any]:
         found = {}
@@ -111,33 +126,56 @@ class Tried:
             null = calibrated_null(self.said[name][rows], metrics=["ece"], bins=self.bins, seed=self.seed)["ece"]
             found[name] = {metric: number(honest(estimates[metric])) for metric in _METRICS}
             found[name]["ece"] |= {"calibrated_mean": null.mean, "calibrated_q95": null.q95}
-        return found
+        return {"n": int(rows.sum()), "scores": found}
 
 
-def _over(scored: Mapping[str, Scored], other: str, metric: str) -> Any:
+@dataclass(frozen=True)
+class _Sums:
+    """What the metrics of one scorer are made of, on the sample itself (the first) and on every resample.
+
+    Those of two groups add up to those of both, with pairs of one group only.
+
+    Attributes:
+        concordant, pairs: (1 + B,) pairs of a right and a wrong row in which the right one has more confidence, ties
+            half; and all of them.
+        columns: (1 + B, 4 + bins) weight, its part that is right, squares, log losses, and in each bin confidence minus
+            label.
+    """
+
+    concordant: np.ndarray
+    pairs: np.ndarray
+    columns: np.ndarray
+
+    @classmethod
+    def of(cls, p: np.ndarray, y: np.ndarray, weights: np.ndarray, *, bins: int) -> "_Sums":
+        gaps = (p - y)[:, None] * in_bins(p, "width", bins) if bins else np.empty((p.size, 0))
+        columns = weighted_sums(weights, np.column_stack([np.ones_like(p), y, (p - y) ** 2, row_nll(p, y), gaps]))
+        pairs = columns[:, 1] * (columns[:, 0] - columns[:, 1])
+        return cls(np.nan_to_num(Ranking.of(p).auroc(y, weights)) * pairs, pairs, columns)
+
+    def plus(self, other: "_Sums") -> "_Sums":
+        return _Sums(self.concordant + other.concordant, self.pairs + other.pairs, self.columns + other.columns)
+
+    def scored(self) -> Scored:
+        weight, right, squares, losses, gaps = np.split(self.columns, [1, 2, 3, 4], axis=1)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            draws = {
+                "auroc": self.concordant / self.pairs,
+                "brier": (squares / weight)[:, 0],
+                "nll": (losses / weight)[:, 0],
+                "ece": np.abs(gaps).sum(axis=1) / weight[:, 0],
+            }
+        n, of_right = weight[0, 0], right[0, 0]
+        one_class = f"one class: every answer is {'right' if of_right else 'wrong'}" if of_right in (0, n) else ""
+        values = {metric: float(draw[0]) for metric, draw in draws.items()}
+        return Scored(values, {metric: draw[1:] for metric, draw in draws.items()}, one_class)
+
+
+def _with_sample(weights: np.ndarray) -> np.ndarray:
+    """(1 + B, n): first every row once, as in the sample itself."""
+    return np.vstack([np.ones((1, weights.shape[1]), weights.dtype), weights])
+
+
+def _over(scored: Mapping[str, Scored], other: str, metric: str) -> Difference:
     """The probe that was not trained there minus another scorer."""
     return difference(scored[other], scored[HELD_OUT], metric)
-
-
-def _score_within(p: np.ndarray, y: np.ndarray, weights: np.ndarray, groups: np.ndarray, bins: int) -> Scored:
-    found = score(p, y, weights, bins=bins)
-    if (groups == groups[0]).all():
-        return found
-    ranking = Ranking.of(p, groups)
-    values = found.values | {"auroc": float(ranking.auroc(y, np.ones((1, y.size)))[0])}
-    return Scored(values, found.draws | {"auroc": ranking.auroc(y, weights)}, found.reason)
-
-
-def _auroc_and_nll(p: np.ndarray, y: np.ndarray, weights: np.ndarray) -> dict[str, Estimate]:
-    """Without the bins that `score` counts: a matrix has many cells."""
-    losses, ranking = row_nll(p, y), Ranking.of(p)
-    sums = weighted_sums(weights, np.column_stack([np.ones_like(losses), losses]))
-    with np.errstate(invalid="ignore"):
-        nll = Estimate(float(losses.mean()), *interval(sums[:, 1] / sums[:, 0]))
-    if y.min() == y.max():
-        return {
-            "auroc": Estimate(float("nan"), reason=f"one class: every answer is {'right' if y[0] else 'wrong'}"),
-            "nll": nll,
-        }
-    auroc = ranking.auroc(y, np.ones((1, y.size)))[0]
-    return {"auroc": Estimate(float(auroc), *interval(ranking.auroc(y, weights))), "nll": nll}

@@ -16,7 +16,7 @@ from src.pipeline.judging_elsewhere import HELD_OUT, Tried
 from src.pipeline.probing import OWN, PROBE, Probed, part_of
 from src.probes.part import Part
 from src.probes.sweep import Family, PlaceResult
-from src.probes.transfer import Elsewhere, Grouped, try_elsewhere
+from src.probes.transfer import Elsewhere, Grouped, on_val, try_elsewhere
 
 _SPLITS = ("train", "val", "test")
 
@@ -67,7 +67,7 @@ def on_other_subjects(
     )
     elsewhere = try_elsewhere(
         asked.places, train, val, test, groups=len(found.subjects), families=families,
-        each_alone=found.by != "deal", progress=f"{label}: other subjects",
+        alone=None if found.by == "deal" else on_val, progress=f"{label}: other subjects",
     )  # fmt: skip
     tested = Tried(
         groups=test.groups,

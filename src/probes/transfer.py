@@ -7,7 +7,15 @@ import numpy as np
 
 from src.errors import ScoringError
 from src.probes.part import Part
-from src.probes.sweep import Family, Place, PlaceResult, Sweep, sweep_places
+from src.probes.states import MIN_ROWS
+from src.probes.sweep import Family, Place, PlaceResult, Sweep, can_be_fitted, sweep_places, to_choose_with
+
+Chooser = Callable[[Part, Part], tuple[Part, Part | None]]
+
+
+def on_val(train: Part, val: Part) -> tuple[Part, Part | None]:
+    """Fit to train and choose on val, however few questions there are: a quarter of the time of cross-validation."""
+    return train, val
 
 
 @dataclass(frozen=True)
@@ -48,40 +56,44 @@ class Elsewhere:
 
 
 def try_elsewhere(
-    places: Sequence[Place], train: Grouped, val: Grouped | None, test: Grouped, *, groups: int,
-    families: Sequence[Family] = ("logistic",), each_alone: bool = True, progress: str = "probes elsewhere",
+    places: Sequence[Place], train: Grouped, val: Grouped, test: Grouped, *, groups: int,
+    families: Sequence[Family] = ("logistic",), alone: Chooser | None = to_choose_with, progress: str = "elsewhere",
 ) -> Elsewhere:  # fmt: skip
     """Make the whole choice anew without each group, and of each group alone.
 
     Args:
         places: what the states are of.
         train: rows to fit to.
-        val: rows to choose with; None: by cross-validation within train.
+        val: rows to choose with; of few questions, train and val together by cross-validation (`to_choose_with`).
         test: rows that are only predicted.
         groups: how many there are, numbered from 0.
         families: of the probes.
-        each_alone: whether to train on each group alone too.
+        alone: with what a probe of each group alone is chosen: as all others are, or `on_val`; None: none is trained.
         progress: name of the bars.
     """
 
-    def fitted(pick: Callable[[Grouped, int], Part], group: int) -> Sweep | str:
-        label = f"{progress}, {group + 1} of {groups}"
+    def fitted(pick: Callable[[Grouped, int], Part], group: int, chooser: Chooser) -> Sweep | str:
+        to_fit, to_choose = chooser(pick(train, group), pick(val, group))
+        if reason := _why_not(to_fit, to_choose):
+            return reason
         try:
-            chosen_on = None if val is None else pick(val, group)
-            return sweep_places(places, pick(train, group), chosen_on, families=families, progress=label)
-        except ScoringError as error:
+            label = f"{progress}, {group + 1} of {groups}"
+            return sweep_places(places, to_fit, to_choose, families=families, progress=label)
+        except ScoringError as error:  # such as a probe that ranks its own training rows the wrong way round
             return str(error)
 
-    # Of two groups, to leave one out is to train on the other alone.
-    alone = [fitted(Grouped.only, group) for group in range(groups)] if each_alone else []
-    without = alone[::-1] if alone and groups == 2 else [fitted(Grouped.without, group) for group in range(groups)]
+    of_one = [fitted(Grouped.only, group, alone) for group in range(groups)] if alone else []
+    if groups == 2 and alone is to_choose_with:
+        without = of_one[::-1]  # to leave one out is to train on the other alone
+    else:
+        without = [fitted(Grouped.without, group, to_choose_with) for group in range(groups)]
     left_out = np.full(test.groups.size, np.nan)
     for group, sweep in enumerate(without):
         rows = np.flatnonzero(test.groups == group)
         if isinstance(sweep, Sweep) and rows.size:
             left_out[rows] = sweep.predict(test.part.only(rows))
-    by_one = np.full((len(alone), test.groups.size), np.nan)
-    for said, sweep in zip(by_one, alone, strict=True):
+    by_one = np.full((len(of_one), test.groups.size), np.nan)
+    for said, sweep in zip(by_one, of_one, strict=True):
         if isinstance(sweep, Sweep):
             said[:] = sweep.predict(test.part)
     return Elsewhere(
@@ -89,5 +101,14 @@ def try_elsewhere(
         alone=by_one,
         chosen=tuple(sweep.chosen if isinstance(sweep, Sweep) else None for sweep in without),
         missing=tuple("" if isinstance(sweep, Sweep) else sweep for sweep in without),
-        missing_alone=tuple("" if isinstance(sweep, Sweep) else sweep for sweep in alone),
+        missing_alone=tuple("" if isinstance(sweep, Sweep) else sweep for sweep in of_one),
     )
+
+
+def _why_not(train: Part, val: Part | None) -> str:
+    """Why nothing can be fitted, or ""."""
+    if len(train) < MIN_ROWS:
+        return f"too few questions: {len(train)} to train on"
+    if train.labels.min() == train.labels.max():
+        return f"one class: every training answer is {'right' if train.labels[0] else 'wrong'}"
+    return "" if can_be_fitted(train, val) else "too few different questions to choose with"
