@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from src.config import Config
 from src.data.example import Example
 from src.data.splits import Splits
 from src.data.subject_groups import subject_groups
@@ -14,6 +15,7 @@ from src.pipeline.asked import Asked
 from src.pipeline.judging import Judge
 from src.pipeline.judging_elsewhere import HELD_OUT, Tried
 from src.pipeline.probing import OWN, PROBE, Probed, part_of
+from src.pipeline.results import asking_facts
 from src.probes.part import Part
 from src.probes.sweep import Family, PlaceResult
 from src.probes.transfer import Elsewhere, Grouped, on_val, try_elsewhere
@@ -40,6 +42,26 @@ class DataSet:
     def part(self, split: str) -> Part:
         """The rows of one split."""
         return part_of(self.asked, getattr(self.splits, split), self.splits.groups)
+
+
+def judge_elsewhere(
+    judge: Judge, data: Sequence[DataSet], probed: Probed, config: Config, *, label: str
+) -> dict[str, Any]:
+    """Whatever is configured of `on_other_subjects` ("subjects") and `on_other_data` ("data").
+
+    Args:
+        judge: the test questions of the first data set, which the headline is about, and their resamples.
+        data: all data sets as one model answered them.
+        probed: its scorers.
+        config: what is wanted, and the families of the probes.
+        label: of the model, shown while it works.
+    """
+    found, families = {}, config.probe.family
+    if config.transfer.subjects:
+        found["subjects"] = on_other_subjects(judge, data[0].asked, probed, families=families, label=label)
+    if len(data) > 1:
+        found["data"] = on_other_data(judge, data, families=families, label=label)
+    return found
 
 
 def on_other_subjects(
@@ -113,7 +135,8 @@ def on_other_data(judge: Judge, data: Sequence[DataSet], *, families: Sequence[F
         seed=judge.seed,
     )
     missing = [away or home for away, home in zip(elsewhere.missing, elsewhere.missing_alone, strict=True)]
-    return _results("data", [{"name": one.name} for one in data], missing, (train, val, test), elsewhere, tested)
+    about = [{"name": one.name, "asked": asking_facts(one.asked)} for one in data]
+    return _results("data", about, missing, (train, val, test), elsewhere, tested)
 
 
 def _joined(parts: Sequence[Part]) -> Grouped:
