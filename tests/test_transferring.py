@@ -8,23 +8,28 @@ import pytest
 from rich.console import Console
 from sklearn.metrics import roc_auc_score
 
-from src.config import EvaluationConfig
+from src.config import DataConfig, EvaluationConfig, load_config
 from src.data.example import Example
 from src.data.mmlu_subjects import CATEGORIES
-from src.data.splits import Splits
+from src.data.splits import SPLITS, Splits, normalised
 from src.data.subject_groups import subject_groups
+from src.errors import ConfigError
 from src.evaluation.intervals import score
 from src.evaluation.resampling import question_weights
+from src.pipeline import make_plan, run
 from src.pipeline.asked import Asked
 from src.pipeline.judging import Judge
 from src.pipeline.judging_elsewhere import Tried
 from src.pipeline.probing import fit_scorers, part_of
-from src.pipeline.transferring import on_other_subjects
+from src.pipeline.questions import data_name
+from src.pipeline.transferring import DataSet, on_other_data, on_other_subjects
+from src.probes.part import Part
 from src.probes.sweep import Place, sweep_places, to_choose_with
 from src.probes.transfer import Grouped, try_elsewhere
-from src.report import plots, print_report, verdict, words
+from src.report import plots, print_plan, print_report, verdict, words
 from src.report.html import render_html
 from tests.report_examples import example_results, undefined
+from tests.test_data import write_lines
 
 N = 600
 PLACES = (Place("last_prompt", "block.0"), Place("last_prompt", "block.1"))
@@ -280,6 +285,181 @@ def test_dealt_subjects_have_no_matrix():
     assert found["matrix"] is None
     assert sum(len(group["subjects"]) for group in found["groups"]) == 10
     assert found["all"]["n"] == 180
+
+
+# Several data sets
+
+
+def data_sets():
+    """Two data sets of like states, "unlike" one where feature 1 shows what feature 0 shows elsewhere."""
+    found = []
+    for seed, name in enumerate(("first", "second", "unlike")):
+        examples, asked = world(seed=seed, subjects=("one",))
+        if name == "unlike":
+            asked.hidden[:, 1, [0, 1]] = asked.hidden[:, 1, [1, 0]]
+        found.append(DataSet(name, examples, split(), asked))
+    return found
+
+
+def of_data(data):
+    judge, _ = judged(data[0].examples, data[0].asked, data[0].splits)
+    return on_other_data(judge, data, families=("logistic",), label="base")
+
+
+def test_a_probe_of_other_data_sets_is_the_sweep_of_their_rows():
+    data = data_sets()
+    found = of_data(data)
+    parts = {split: [one.part(split) for one in data] for split in ("train", "val", "test")}
+    rows = data[1].splits.test
+    y = data[1].asked.correct[rows]
+    train, val = (Part.joined([parts[split][0], parts[split][2]]) for split in ("train", "val"))
+    away = sweep_places(PLACES, *to_choose_with(train, val)).predict(parts["test"][1])
+    home = sweep_places(PLACES, *to_choose_with(parts["train"][1], parts["val"][1])).predict(parts["test"][1])
+    (group,) = (one for one in found["groups"] if one["name"] == "second")
+    for scorer, p in (("held_out", away), ("probe", home), ("own_probability", data[1].asked.confidence[rows])):
+        assert group["scores"][scorer]["auroc"]["value"] == pytest.approx(roc_auc_score(y, p))
+    assert found["matrix"]["auroc"][1][1]["value"] == pytest.approx(roc_auc_score(y, home))
+    assert (found["by"], group["n"], found["all"]["n"]) == ("data", 180, 540)
+
+
+def test_what_an_unlike_data_set_teaches_does_not_carry_over():
+    found = of_data(data_sets())
+    matrix = np.array([[cell["value"] for cell in row] for row in found["matrix"]["auroc"]])
+    assert (matrix[:2, :2] > 0.8).all()
+    assert matrix[2, 2] > 0.8
+    assert (np.abs(matrix[[0, 1, 2, 2], [2, 2, 0, 1]] - 0.5) < 0.1).all()
+    unlike = found["groups"][2]
+    assert unlike["differences"]["probe"]["auroc"]["high"] < 0
+
+
+def test_a_data_set_that_cannot_train_is_said_and_the_others_are_judged():
+    data = data_sets()
+    data[1].asked.correct[np.concatenate([data[1].splits.train, data[1].splits.val])] = 0.0
+    found = of_data(data)
+    assert [group["missing"].partition(":")[0] for group in found["groups"]] == ["", "one class", ""]
+    assert [group["n"] for group in found["groups"]] == [180, 0, 180]
+    assert [row[0]["value"] is None for row in found["matrix"]["auroc"]] == [False, True, False]
+
+
+@pytest.fixture
+def files(tmp_path):
+    """Questions with choices and questions without; thirty of them are asked in both."""
+    rng = np.random.default_rng(0)
+    choices = [
+        {"question": f"Which is number {n}?", "choices": ["x", "y", "z"], "answer": "ABC"[rng.integers(3)],
+         "subject": ("one", "two")[n % 2]}
+        for n in range(120)
+    ]  # fmt: skip
+    also = [{"question": f"WHICH is number {n}", "answer": str(n % 7)} for n in range(30)]
+    free = also + [{"question": f"Say {n}", "answer": str(rng.integers(10))} for n in range(60)]
+    return write_lines(tmp_path / "choices.jsonl", *choices), write_lines(tmp_path / "free.jsonl", *free)
+
+
+def settings(tmp_path, model_folder, files, **transfer):
+    choices, free = files
+    return {
+        "model": {"name": str(model_folder)},
+        "data": {"name": "custom", "path": str(choices)},
+        "extraction": {"layers": [0, -1], "cache_dir": str(tmp_path / "cache")},
+        "transfer": {"data": [{"name": "custom", "path": str(free), "max_new_tokens": 2}]} | transfer,
+        "evaluation": {"bootstrap": 100, "repeats": 2},
+        "run": {"dir": str(tmp_path / "run")},
+    }
+
+
+def test_another_data_set_is_asked_judged_and_changes_no_other_number(tmp_path, model_folder, files, monkeypatch):
+    config = settings(tmp_path, model_folder, files)
+    results = run(config).results
+    found = results["variants"]["base"]["held_out"]
+    assert set(found) == {"subjects", "data"}
+    assert [group["name"] for group in found["data"]["groups"]] == ["custom choices", "custom free"]
+    assert results["transfer_data"]["custom free"]["n"] == 90
+    assert sum(found["data"]["groups"][1]["asked"]["status"].values()) == 90
+    alone = run(config | {"transfer": {"subjects": False}, "run": {"dir": str(tmp_path / "alone")}}).results
+    assert alone["variants"]["base"].pop("held_out") == {}
+    results["variants"]["base"].pop("held_out")
+    assert alone["variants"] == results["variants"]
+
+    def no_forward(*_):
+        raise AssertionError("computed again")
+
+    for room in ("capture", "packed"):
+        monkeypatch.setattr(f"src.models.extraction.{room}.forward", no_forward)
+    again = run(config).results
+    assert again["variants"]["base"]["held_out"] == found
+
+
+def test_a_question_of_two_data_sets_is_in_one_split(tmp_path, model_folder, files):
+    plan = make_plan(load_config(settings(tmp_path, model_folder, files)))
+    (other,) = plan.others
+    texts = {
+        name: {
+            normalised(examples[row].question)
+            for examples, splits in ((plan.questions.examples, plan.splits), (other.questions.examples, other.splits))
+            for row in getattr(splits, name)
+        }
+        for name in SPLITS
+    }
+    assert sum(map(len, texts.values())) == len(set().union(*texts.values())) == 180
+
+
+def test_the_dry_run_counts_every_data_set(tmp_path, model_folder, files):
+    config = load_config(settings(tmp_path, model_folder, files))
+    facts = make_plan(config).facts(config)
+    (other,) = facts["transfer"]
+    assert (other["data"], other["questions"], other["answers"]) == ("custom free", 90, "free answers")
+    assert other["passes"]["texts"] == 90
+    assert sum(other["splits"].values()) == 90
+    assert facts["state_bytes"] == (120 + 90) * 2 * 32 * 4
+    text = io.StringIO()
+    print_plan(facts, console=Console(file=text, width=200, markup=False, emoji=False))
+    assert "90 of custom free, free answers" in text.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("transfer", "extraction", "message"),
+    [
+        ({"data": [{"name": "custom", "path": "choices.jsonl"}]}, {}, "transfer.data names the data set 'custom choic"),
+        (
+            {"data": [{"name": "quickstart"}, {"name": "quickstart"}]},
+            {},
+            "transfer.data names the data set 'quickstart', which is asked already",
+        ),
+        (
+            {"data": [{"name": "custom", "path": "free.jsonl"}]},
+            {"position": "answer_letter"},
+            "transfer.data, custom free: extraction.position names answer_letter.*last_prompt is there in all",
+        ),
+        ({"data": [{"name": "quickstart", "shots": 2}]}, {}, "transfer.data, quickstart: data.shots has no meaning"),
+        ({"data": [{"name": "custom"}]}, {}, r"transfer\.data\.path \(the file of questions\) is not given"),
+        (
+            {"data": [{"nmae": "gsm8k"}]},
+            {},
+            r"Unknown key 'transfer\.data\.0\.nmae'. Did you mean 'transfer.data.0.name",
+        ),
+        ({"data": [{"name": "mmul"}]}, {}, r"transfer\.data\.0\.name is 'mmul', but allowed is .*Which data set"),
+    ],
+)
+def test_what_cannot_be_asked_is_refused_before_anything_is(
+    tmp_path, model_folder, files, monkeypatch, transfer, extraction, message
+):
+    monkeypatch.chdir(tmp_path)
+    config = settings(tmp_path, model_folder, files, **transfer)
+    config["extraction"] |= extraction
+    with pytest.raises(ConfigError, match=message):
+        make_plan(load_config(config))
+
+
+@pytest.mark.parametrize(
+    ("data", "name"),
+    [
+        ({"name": "gsm8k"}, "gsm8k"),
+        ({"name": "mmlu", "category": "stem", "path": "somewhere"}, "mmlu stem"),
+        ({"name": "custom", "path": "a/history.jsonl"}, "custom history"),
+    ],
+)
+def test_data_sets_are_called_by_what_tells_them_apart(data, name):
+    assert data_name(DataConfig.model_validate(data)) == name
 
 
 # What is said of it
