@@ -143,7 +143,28 @@ def _variant(*, rng, names, of_subject, text, layers, positions, families, probe
         "tags": {"rare": {"n": 40, "accuracy": number(0.6, 40), "mean_own_probability": 0.7}},
         "splits": {"train": 300, "val": 100, "calibration": 100, "test": len(right)},
         "missing": "" if probe else "one class: every training answer is right",
+        "held_out": {"subjects": _held_out(names if len(names) > 1 else [], n)} if probe else {},
     }  # fmt: skip
+
+
+def _held_out(names, n) -> dict[str, Any]:
+    if not names:
+        return {"by": "subject", "missing": "all questions are of one subject"}
+    scores = {
+        scorer: {"auroc": number(value, n), "brier": number(0.2, n), "nll": number(0.6, n),
+                 "ece": number(0.05, n, calibrated_mean=0.02, calibrated_q95=0.03)}
+        for scorer, value in {"held_out": 0.6, "probe": 0.7, "own_probability": 0.75}.items()
+    }  # fmt: skip
+    change = {metric: number(-0.1, n, p=0.01, p_holm=0.02) for metric in ("auroc", "brier", "nll")}
+    judged = {"n": n, "scores": scores, "differences": {"probe": change, "own_probability": change}}
+    groups = [
+        {"name": name, "subjects": [name], "splits": {"train": 300, "val": 100, "test": n}, "missing": "",
+         "selected": {"position": "last_prompt", "layer": "block.1", "family": "logistic", "C": 0.01}} | judged
+        for name in names
+    ]  # fmt: skip
+    cells = [[number(0.8 if a == b else 0.51, n) for b in names] for a in names]
+    matrix = {"auroc": cells, "nll": cells}
+    return {"by": "subject", "missing": "", "all": judged, "groups": groups, "matrix": matrix}
 
 
 def _confidences(rng, right, distance):

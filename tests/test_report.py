@@ -141,6 +141,7 @@ def test_every_figure_is_drawn_on_the_axes_given(results):
         lambda ax: plots.base_against_tuned(variants, "brier", ax=ax),
         lambda ax: plots.subject_dots(variants, "probe", ax=ax),
         lambda ax: plots.subject_dots(variants, ax=ax),
+        lambda ax: plots.transfer_map(base["held_out"]["subjects"], label="x", ax=ax),
         lambda ax: plots.sides(example_comparison()["sides"], "ece", ax=ax),
     ]
     for draw in draws:

@@ -79,6 +79,8 @@ def _all_keys() -> Iterator[str]:
 def _section(path: list[str]) -> type[BaseModel]:
     model: type[BaseModel] = Config
     for part in path:
+        if part.isdecimal():  # of a list of sections, which one
+            continue
         annotation = model.model_fields[part].annotation
         candidates = [annotation, *get_args(annotation)]
         model = next(c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel))

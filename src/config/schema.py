@@ -238,6 +238,17 @@ class EvaluationConfig(Section):
     """Probes trained on random halves of the questions, which show how much of a number is chance of the training."""
 
 
+class TransferConfig(Section):
+    """How the probe does where it was not trained."""
+
+    subjects: StrictBool = True
+    """Leave each subject out in turn (MMLU: each category; more than eight: five groups of subjects), and choose and
+    train the probe without it; false saves that time."""
+    data: tuple[DataConfig, ...] = ()
+    """Other data sets that the same models are asked, each with the keys of data: a probe of all others is tried on
+    each, and one of each on all others. The other numbers stay those of data."""
+
+
 class RunConfig(Section):
     """Where the results go and how the work is done."""
 
@@ -270,13 +281,16 @@ class Config(Section):
     """Confidences that ask the model again."""
     evaluation: EvaluationConfig = Field(default_factory=lambda: EvaluationConfig.model_validate({}))
     """The numbers."""
+    transfer: TransferConfig = Field(default_factory=lambda: TransferConfig.model_validate({}))
+    """Other subjects, other data."""
     run: RunConfig = Field(default_factory=lambda: RunConfig.model_validate({}))
     """The folder."""
 
     @model_validator(mode="after")
     def _sections_agree(self) -> "Config":
-        if self.data.name in ("custom", "answered") and not self.data.path:
-            raise ValueError(f"data.name is {self.data.name}, but data.path (the file of questions) is not given")
+        for key, data in (("data", self.data), *(("transfer.data", other) for other in self.transfer.data)):
+            if data.name in ("custom", "answered") and not data.path:
+                raise ValueError(f"{key}.name is {data.name}, but {key}.path (the file of questions) is not given")
         self._adapters_agree()
         return self
 

@@ -4,13 +4,14 @@ import contextlib
 import datetime
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from src import files
 from src.config import Config, load_config
+from src.data.splits import Splits
 from src.pipeline.answers import answers_parquet
 from src.pipeline.asked import Asked
 from src.pipeline.asking import ask
@@ -26,8 +27,9 @@ from src.pipeline.folder import (
     writing,
 )
 from src.pipeline.judging import Judge
-from src.pipeline.plan import Plan, make_plan, model_loader
+from src.pipeline.plan import Other, Plan, make_plan, model_loader
 from src.pipeline.probing import Probed, answered_splits, fit_scorers
+from src.pipeline.questions import Questions, data_name
 from src.pipeline.results import (
     SCHEMA,
     asking_facts,
@@ -39,6 +41,7 @@ from src.pipeline.results import (
     versions,
 )
 from src.pipeline.sharing import identities, save_probes
+from src.pipeline.transferring import DataSet, judge_elsewhere
 
 log = logging.getLogger(__name__)
 
@@ -108,13 +111,16 @@ def run(config: str | Path | Mapping[str, Any] | Config) -> RunResult:
         model, tokenizer = model_loader(config, adapter).load()
         models = identities(model, tuned=plan.adapter is not None)
     with clock.stage("answers and states"):
-        asked = _ask_all(model, tokenizer, plan, config)
+        asked = _ask_all(model, tokenizer, plan, plan.questions, config)
+        elsewhere = [
+            (other, _ask_all(model, tokenizer, plan, other.questions, other.config, f", {other.name}"))
+            for other in plan.others
+        ]
     facts = {"name": config.model.name, "adapter": adapter, "parameters": plan.parameters}
     del model
     seed = config.experiment.seed
     with clock.stage("probes"):
-        drop = config.data.unparsed == "drop"
-        usable = answered_splits(splits, asked) if drop else dict.fromkeys(asked, splits)
+        usable = _usable(splits, asked, config)
         probed = {
             name: fit_scorers(
                 one,
@@ -131,6 +137,11 @@ def run(config: str | Path | Mapping[str, Any] | Config) -> RunResult:
         test = usable["base"].test
         judge = Judge.of(questions.examples, test, splits.groups, asked.values(), config.evaluation, seed)
         numbers = _judge_all(judge, asked, probed)
+    with clock.stage("transfer"):
+        first = Other(data_name(config.data), config, questions, splits)
+        data = _data_sets([(first, asked), *elsewhere])
+        for name, variant in numbers["variants"].items():
+            variant["held_out"] = judge_elsewhere(judge, data[name], probed[name], config, label=name)
     results = {
         "schema": SCHEMA,
         "name": config.experiment.name,
@@ -140,6 +151,9 @@ def run(config: str | Path | Mapping[str, Any] | Config) -> RunResult:
         "config": config.model_dump(mode="json"),
         "model": facts,
         "data": data_facts(questions.examples, splits, questions.chance),
+        "transfer_data": {
+            one.name: data_facts(one.questions.examples, one.splits, one.questions.chance) for one in plan.others
+        },
         **numbers,
     }
     tables = {
@@ -163,17 +177,34 @@ def _prepare_adapter(config: Config) -> str | None:
     return config.adapter_folder
 
 
-def _ask_all(model: Any, tokenizer: Any, plan: Plan, config: Config) -> dict[str, Asked]:
+def _ask_all(
+    model: Any, tokenizer: Any, plan: Plan, questions: Questions, config: Config, of: str = ""
+) -> dict[str, Asked]:
     """Ask the base model and, with an adapter, the tuned one: one loaded model, the adapter switched."""
 
     def asked(label: str) -> Asked:
-        return ask(model, tokenizer, plan.questions, config, layers=plan.layers, label=label)
+        return ask(model, tokenizer, questions, config, layers=plan.layers, label=label + of)
 
     if plan.adapter is None:
         return {"base": asked("base")}
     with model.disable_adapter():
         base = asked("base")
     return {"base": base, "tuned": asked("tuned")}
+
+
+def _usable(splits: Splits, asked: Mapping[str, Asked], config: Config) -> dict[str, Splits]:
+    """For each model, the splits of the questions that count."""
+    return answered_splits(splits, asked) if config.data.unparsed == "drop" else dict.fromkeys(asked, splits)
+
+
+def _data_sets(asked: Sequence[tuple[Other, Mapping[str, Asked]]]) -> dict[str, list[DataSet]]:
+    """For each model, all data sets as it answered them."""
+    found: dict[str, list[DataSet]] = {}
+    for other, answers in asked:
+        usable = _usable(other.splits, answers, other.config)
+        for name, one in answers.items():
+            found.setdefault(name, []).append(DataSet(other.name, other.questions.examples, usable[name], one))
+    return found
 
 
 def _judge_all(judge: Judge, asked: Mapping[str, Asked], probed: Mapping[str, Probed]) -> dict[str, Any]:

@@ -6,14 +6,31 @@ from typing import Any
 
 from src import machine
 from src.config import Config
+from src.config.schema import BaselinesConfig
 from src.data.splits import SPLITS, Splits, split_examples
 from src.data.trained_on import apart, read_trained_on
 from src.errors import ConfigError, ModelError
 from src.pipeline.folder import folder_state
 from src.pipeline.positions import read_once
-from src.pipeline.questions import CHAT, Questions, as_chat, load_questions
+from src.pipeline.questions import CHAT, Questions, as_chat, data_name, load_questions
 from src.pipeline.sense import check_settings
 from src.probes.attention import ATTENTION
+
+
+@dataclass(frozen=True)
+class Other:
+    """Another data set that the same models are asked.
+
+    Attributes:
+        name: what people call it.
+        config: the run's, with this data set in the place of its own, and no baselines that ask again.
+        questions, splits: what is asked.
+    """
+
+    name: str
+    config: Config
+    questions: Questions
+    splits: Splits
 
 
 @dataclass(frozen=True)
@@ -22,6 +39,7 @@ class Plan:
 
     Attributes:
         questions, splits: what is asked.
+        others: the data sets of transfer.data.
         layers: canonical names of the hidden states that are read.
         parameters: of the base model.
         weight_bytes: of the base model, unquantised.
@@ -33,6 +51,7 @@ class Plan:
 
     questions: Questions
     splits: Splits
+    others: tuple[Other, ...]
     layers: tuple[str, ...]
     parameters: int
     weight_bytes: int
@@ -48,7 +67,18 @@ class Plan:
         from src.pipeline.asking import forecast
 
         loader = model_loader(config, None)
-        passes = forecast(loader.skeleton(), loader.tokenizer(), self.questions, config, layers=self.layers)
+        skeleton, tokenizer = loader.skeleton(), loader.tokenizer()
+
+        def asking(questions: Questions, splits: Splits, settings: Config) -> dict[str, Any]:
+            passes = forecast(skeleton, tokenizer, questions, settings, layers=self.layers)
+            return {
+                "questions": len(questions.examples),
+                "answers": "multiple choice" if questions.with_choices else "free answers",
+                "splits": {name: len(getattr(splits, name)) for name in SPLITS},
+                "passes": asdict(passes),
+                "passes_in_words": str(passes),
+            }
+
         return {
             "folder": str(config.folder.absolute()),
             "folder_state": folder_state(config),
@@ -57,14 +87,11 @@ class Plan:
             "weight_bytes": self.weight_bytes,
             "adapter": self.adapter,
             "data": config.data.name,
-            "questions": len(self.questions.examples),
-            "answers": "multiple choice" if self.questions.with_choices else "free answers",
-            "splits": {name: len(getattr(self.splits, name)) for name in SPLITS},
+            **asking(self.questions, self.splits, config),
+            "transfer": [{"data": one.name} | asking(one.questions, one.splits, one.config) for one in self.others],
             "layers": list(self.layers),
             "state_bytes": self.state_bytes,
             "models": 1 if self.adapter is None else 2,
-            "passes": asdict(passes),
-            "passes_in_words": str(passes),
             "cache_dir": config.extraction.cache_dir,
             "free_memory": machine.free_memory(),
             "notes": list(self.notes),
@@ -82,6 +109,36 @@ def make_plan(config: Config) -> Plan:
 
         if not is_converted(config.conversion[0], config.model.name, config.conversion[1]):
             check_source(config.conversion[0], allow_export=bool(config.tinker and config.tinker.allow_export))
+    questions, splits = _asked(config)
+    others = _others(config)
+    skeleton = model_loader(config, None if config.conversion else config.adapter_folder).skeleton()
+    layers, width = _layers(config, skeleton)
+    variants = 1 if config.adapter_folder is None else 2
+    sizes = [(p.numel(), p.element_size()) for p in skeleton.parameters()]
+    weight_bytes = sum(count * size for count, size in sizes)
+    once = len(read_once(config.extraction.position))
+    asked = (questions, *(other.questions for other in others))
+    states = sum(len(one.examples) * once + _answer_tokens(config, one) for one in asked)
+    state_bytes = variants * states * len(layers) * width * sizes[0][1]
+    return Plan(
+        questions=questions,
+        splits=splits,
+        others=others,
+        layers=layers,
+        parameters=sum(count for count, _ in sizes),
+        weight_bytes=weight_bytes,
+        state_bytes=state_bytes,
+        adapter=config.adapter_folder,
+        notes=(*_memory_note(config, weight_bytes), *_disk_note(config, state_bytes)),
+    )
+
+
+def _asked(config: Config) -> tuple[Questions, Splits]:
+    """The questions of one data set, checked and split.
+
+    Raises:
+        ConfigError: a setting has no meaning for them, or none is left to test with.
+    """
     questions = load_questions(config.data)
     check_settings(config, questions)
     questions = _trained_on(config, questions)
@@ -93,23 +150,32 @@ def make_plan(config: Config) -> Plan:
         raise ConfigError(
             f"None of {len(questions.examples)} questions ({different} different) fell into the test split: use more."
         )
-    skeleton = model_loader(config, None if config.conversion else config.adapter_folder).skeleton()
-    layers, width = _layers(config, skeleton)
-    variants = 1 if config.adapter_folder is None else 2
-    sizes = [(p.numel(), p.element_size()) for p in skeleton.parameters()]
-    weight_bytes = sum(count * size for count, size in sizes)
-    states = len(questions.examples) * len(read_once(config.extraction.position)) + _answer_tokens(config, questions)
-    state_bytes = variants * states * len(layers) * width * sizes[0][1]
-    return Plan(
-        questions=questions,
-        splits=splits,
-        layers=layers,
-        parameters=sum(count for count, _ in sizes),
-        weight_bytes=weight_bytes,
-        state_bytes=state_bytes,
-        adapter=config.adapter_folder,
-        notes=(*_memory_note(config, weight_bytes), *_disk_note(config, state_bytes)),
-    )
+    return questions, splits
+
+
+def _others(config: Config) -> tuple[Other, ...]:
+    """The other data sets, read at the same positions as the first.
+
+    Raises:
+        ConfigError: two of one name, or what one data set makes impossible, with its name.
+    """
+    found: dict[str, Other] = {}
+    for data in config.transfer.data:
+        name = data_name(data)
+        if name in (data_name(config.data), *found):
+            raise ConfigError(
+                f"transfer.data names the data set {name!r}, which is asked already. Leave it out, or choose another "
+                "category or file."
+            )
+        own = config.model_copy(update={"data": data, "baselines": BaselinesConfig.model_validate({})})
+        try:
+            found[name] = Other(name, own, *_asked(own))
+        except ConfigError as error:
+            hint = " All data sets are read at the same positions; last_prompt is there in all."
+            raise ConfigError(
+                f"transfer.data, {name}: {error}{hint if 'extraction.position' in str(error) else ''}"
+            ) from error
+    return tuple(found.values())
 
 
 def _answer_tokens(config: Config, questions: Questions) -> int:

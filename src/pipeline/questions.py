@@ -1,6 +1,7 @@
 """Stage 1: the questions of a run, and how their answers are to be read."""
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from src.config import DataConfig
@@ -39,6 +40,12 @@ class Questions:
         """The share that guessing gets right: 0 for free answers."""
         shares = [1 / len(e.choices) if e.choices else 0.0 for e in self.examples]
         return sum(shares) / len(shares)
+
+
+def data_name(config: DataConfig) -> str:
+    """What people call a data set, such as "gsm8k", "mmlu stem" or, of a file of questions, "custom history"."""
+    of_file = Path(config.path).stem if config.path and config.name in ("custom", "answered") else ""
+    return " ".join(part for part in (config.name, of_file, config.category or "") if part)
 
 
 def load_questions(config: DataConfig) -> Questions:

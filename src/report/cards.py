@@ -1,10 +1,11 @@
 """The four numbers of a report's first screen."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from src.report import words
+from src.report.elsewhere import ONE, held_out
 from src.report.words import Number
 
 
@@ -55,8 +56,23 @@ def four_cards(results: Mapping[str, Any]) -> list[Card]:
         scored("own_probability", "ece", "Miscalibration of its own probability: ECE"),
     ]
     if any("probe" in variant["scores"] for variant in variants.values()):
-        cards.append(scored("probe", "auroc", "Knows when it is wrong: AUROC of a probe of its hidden states"))
+        card = scored("probe", "auroc", "Knows when it is wrong: AUROC of a probe of its hidden states")
+        cards.append(replace(card, notes=card.notes + _elsewhere(variants)))
     return cards
+
+
+def _elsewhere(variants: Mapping[str, Any]) -> list[str]:
+    """AUROC where the probe was not trained, and over the same pairs where it was."""
+    found: dict[str, list[Mapping[str, Any]]] = {}
+    for variant in variants.values():
+        for one in held_out(variant):
+            found.setdefault(one["by"], []).append(one["all"]["scores"])
+    return [
+        f"not trained on the {ONE[by]}: {' → '.join(words.with_interval(one['held_out']['auroc']) for one in scores)}; "
+        f"trained on it too: {' → '.join(words.figure(one['probe']['auroc']['value']) for one in scores)} "
+        f"(over pairs of one {ONE[by]})"
+        for by, scores in found.items()
+    ]
 
 
 def _card(title: str, metric: str, numbers: Mapping[str, Number], change: Number | None) -> Card:

@@ -7,11 +7,13 @@ from typing import Any
 from markupsafe import Markup
 
 from src.report import plots
+from src.report.elsewhere import held_out
 from src.report.plots.style import COLORS
 from src.report.svg import svg
 from src.report.words import SHORT, subjects
 
 MOST_SUBJECTS = 60  # that a figure can hold
+MOST_GROUPS = 12  # that a matrix can
 _CONFIDENCES = ("own_probability", "probe")
 
 
@@ -23,6 +25,7 @@ def drawings(results: Mapping[str, Any]) -> dict[str, list[Markup]]:
         "trust": _trust(variants),
         "sure": [partial(plots.risk_coverage, variants)],
         "subjects": _subjects(variants),
+        "elsewhere": _elsewhere(variants),
     }
     return {
         section: [svg(draw, f"{section}-{number}") for number, draw in enumerate(draws)]
@@ -60,3 +63,12 @@ def _subjects(variants: Mapping[str, Any]) -> list[partial[Any]]:
         return []
     scorers = [s for s in _CONFIDENCES if any(s in variant["scores"] for variant in variants.values())]
     return [partial(plots.subject_dots, variants), *(partial(plots.subject_dots, variants, s) for s in scorers)]
+
+
+def _elsewhere(variants: Mapping[str, Any]) -> list[partial[Any]]:
+    return [
+        partial(plots.transfer_map, found, label=name, color=COLORS[name])
+        for name, variant in variants.items()
+        for found in held_out(variant)
+        if found["matrix"] and len(found["groups"]) <= MOST_GROUPS
+    ]

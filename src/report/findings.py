@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from src.report.elsewhere import sentences
 from src.report.words import (
     LEVEL,
     SHORT,
@@ -25,7 +26,7 @@ def about_probe(variant: Variant, name: str) -> list[str]:
     if variant["missing"]:
         return [f"There is no probe of the {name} model ({variant['missing']})."]
     against = _against_own(variant, name)
-    return against + _gain(variant) + _beaten(variant) if against else []
+    return against + sentences(variant) + _gain(variant) + _beaten(variant) if against else []
 
 
 def text_and_control(variant: Variant) -> list[str]:

@@ -7,6 +7,7 @@ import yaml
 
 from src.report.cards import four_cards
 from src.report.drawings import drawings
+from src.report.elsewhere import tables
 from src.report.pages import render_page
 from src.report.words import METRIC_NAMES, SHORT, SMALL_N, subjects
 
@@ -16,6 +17,7 @@ _SECTIONS = {
     "trust": "Can its confidence be believed?",
     "sure": "Answering only when sure",
     "adds": "What the probe adds",
+    "elsewhere": "Where the probe was not trained",
     "change": "Tuned against base",
     "subjects": "By subject",
     "examples": "Confident and wrong, unsure and right",
@@ -31,8 +33,10 @@ def render_html(results: Mapping[str, Any]) -> str:
     names = subjects(next(iter(variants.values()))["accuracy"])
     advantages = _advantages(variants)
     gains = _gains(variants)
+    elsewhere = tables(variants)
     absent = {
         "adds": not (gains or advantages or (comparison and comparison["disagreement"]["n"])),
+        "elsewhere": not (elsewhere["kinds"] or elsewhere["unknown"]),
         "change": not comparison,
         "subjects": not names,
     }
@@ -45,6 +49,7 @@ def render_html(results: Mapping[str, Any]) -> str:
         subjects=names,
         gains=_by_part(gains, names, at=1),
         advantages=_by_part(advantages, names, at=2),
+        elsewhere=elsewhere,
         changes=_changes(comparison, names) if comparison else [],
         per_subject=_per_subject(variants, names),
         examples=_examples(variants),

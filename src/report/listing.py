@@ -21,12 +21,15 @@ _COLOURS = {"ok": "green", "note": "yellow", "wrong": "red"}
 
 def print_plan(facts: Mapping[str, Any], *, console: Console | None = None) -> None:
     """What a run would do (`Plan.facts`)."""
-    split = ", ".join(f"{name} {n:,}" for name, n in facts["splits"].items())
     memory = facts["free_memory"]
     rows = {
         "model": f"{facts['model']}, {facts['parameters'] / 1e6:,.2f} M parameters, {in_words(facts['weight_bytes'])}",
         "adapter": facts["adapter"] or "none: the base model only",
-        "questions": f"{facts['questions']:,} of {facts['data']}, {facts['answers']} ({split})",
+        "questions": _asked(facts),
+        **{
+            f"also, {number}": f"{_asked(one)}; {one['passes_in_words']}"
+            for number, one in enumerate(facts["transfer"], 1)
+        },
         "hidden states": f"{', '.join(facts['layers'])}: {in_words(facts['state_bytes'])}",
         "to do": facts["passes_in_words"] + (" For each of two models." if facts["models"] == 2 else ""),
         "cache": facts["cache_dir"] or "none: nothing is kept",
@@ -41,6 +44,11 @@ def print_plan(facts: Mapping[str, Any], *, console: Console | None = None) -> N
     for note in facts["notes"]:
         console.print(f"Note: {note}", highlight=False)
     console.print("Nothing was computed or written (--dry-run).")
+
+
+def _asked(facts: Mapping[str, Any]) -> str:
+    split = ", ".join(f"{name} {n:,}" for name, n in facts["splits"].items())
+    return f"{facts['questions']:,} of {facts['data']}, {facts['answers']} ({split})"
 
 
 def print_findings(findings: Sequence[Any], *, console: Console | None = None) -> None:

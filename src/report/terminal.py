@@ -6,6 +6,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from src.report.elsewhere import beside_the_headline
 from src.report.words import DISAGREEING, SHORT, decisions, figure, percent_interval, subjects, with_interval
 
 MOST_SUBJECTS = 8
@@ -23,7 +24,7 @@ def print_report(results: Mapping[str, Any], *, console: Console | None = None) 
     for name, variant in results["variants"].items():
         _print_notes(console, name, variant)
         console.print(_scores_table(name, variant))
-        for line in decisions(variant):
+        for line in beside_the_headline(variant) + decisions(variant):
             console.print(f"  {line}", highlight=False)
     if any(variant["tags"] for variant in results["variants"].values()):
         console.print(_tags_table(results["variants"]))

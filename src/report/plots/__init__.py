@@ -11,6 +11,7 @@ from src.report.plots.layers import layer_curve, layer_map
 from src.report.plots.risk import risk_coverage
 from src.report.plots.scores import base_against_tuned, subject_dots
 from src.report.plots.sides import sides
+from src.report.plots.transfer import transfer_map
 
 __all__ = [
     "base_against_tuned",
@@ -21,4 +22,5 @@ __all__ = [
     "risk_coverage",
     "sides",
     "subject_dots",
+    "transfer_map",
 ]
