@@ -9,6 +9,7 @@ from src import files
 from src.config import Config
 from src.data import prompts
 from src.data.example import Example
+from src.data.splits import Splits
 from src.evaluation.selective import Promise
 from src.pipeline.folder import PROBES
 from src.pipeline.probing import PROBE, Probed
@@ -55,19 +56,24 @@ def save_probes(
         if one.sweep is None or not isinstance(one.sweep.probe, LinearProbe):
             continue  # other families are not four arrays
         chosen, said = one.sweep.chosen, variants[name]
-        fitted = [*one.splits.train, *one.splits.val]
         origin = Origin(
             model=models[name],
             layer=chosen.layer,
             position=chosen.position,
             asking=asking,
             data=config.data.name,
-            training_ids=files.sha256_of_json(sorted({questions.examples[row].id for row in fitted})),
+            training_ids=training_ids(questions, one.splits),
             C=chosen.C,
-            metrics=_metrics(said["scores"][PROBE]["all"]),
+            metrics=metrics_of(said["scores"][PROBE]["all"]),
         )
         promises = tuple(_promise(promise) for promise in said["selective"][PROBE])
         SavedProbe(one.sweep.probe.weights_, origin, promises=promises).save_pretrained(folder / PROBES / name)
+
+
+def training_ids(questions: Questions, splits: Splits) -> str:
+    """SHA-256 of the sorted ids of the questions that fit a probe or choose anything of it."""
+    fitted = [*splits.train, *splits.val]
+    return files.sha256_of_json(sorted({questions.examples[row].id for row in fitted}))
 
 
 def how_asked(questions: Questions, config: Config) -> Asking:
@@ -101,7 +107,8 @@ def _filled(template: str, example: Example) -> str:
     return prompts.from_template(example, template, answer_by_letter=False).prompt
 
 
-def _metrics(scores: Mapping[str, Any]) -> dict[str, float | None]:
+def metrics_of(scores: Mapping[str, Any]) -> dict[str, float | None]:
+    """As a saved probe records them, from numbers of results.json's form."""
     found: dict[str, float | None] = {"n": float(scores["n"])}
     for name in _METRICS:
         number = scores.get(name, {})

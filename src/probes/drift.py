@@ -157,7 +157,7 @@ class _Pair:
         yield Map("mean and scale"), self._rescaled(old, new)
         turned = partial(self._turned, *self._leading(max(sizes), old.mean, new.mean), new)
         for size in sizes:
-            for rest in (True, False):
+            for rest in (True, False) if size < self.before.shape[1] else (True,):
                 yield Map("rotation", size, rest), turned(size, rest)
 
     def _rescaled(self, old: Scaling, new: Scaling) -> ProbeWeights:
