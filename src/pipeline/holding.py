@@ -72,9 +72,9 @@ def judge(
     unclear = [losses[name] for name, standing in standings.items() if standing == "open"]
     if unclear:
         more = min(_tests_needed(lost, questions, margins) for lost in unclear) - questions
-        return Judgement("cannot tell", losses, standings, more if more <= MOST else None, settled)
+        return Judgement("cannot tell", losses, standings, _askable(more), settled)
     enough = _labels_needed(curve, gain, margins)
-    return Judgement("label", losses, standings, enough if enough <= MOST else None, settled)
+    return Judgement("label", losses, standings, _askable(enough), settled)
 
 
 def _losses(probe: Scored, refit: Scored) -> dict[str, Estimate]:
@@ -90,7 +90,7 @@ def _standing(lost: Mapping[str, Estimate], margins: Margins) -> Standing:
 
 
 def _tests_needed(lost: Mapping[str, Estimate], questions: int, margins: Margins) -> float:
-    """Test questions with which the interval, as narrow as they make it, would end or begin at the margin."""
+    """Test questions with which the intervals, as narrow as they make them, would reach no further than the margin."""
     needed = float(questions)
     for metric, one in lost.items():
         margin = getattr(margins, metric)
@@ -99,7 +99,7 @@ def _tests_needed(lost: Mapping[str, Estimate], questions: int, margins: Margins
             needed = max(needed, questions * (half / away) ** 2 if away else math.inf)
         elif np.isnan(one.low):
             needed = math.inf
-    return needed if math.isinf(needed) else math.ceil(needed)
+    return _whole(needed)
 
 
 def _last_gain(curve: tuple[Step, ...], margins: Margins) -> float:
@@ -118,10 +118,19 @@ def _labels_needed(curve: tuple[Step, ...], gain: float, margins: Margins) -> fl
     """
     whole = curve[-1]
     if gain > 1:
-        return math.ceil(whole.labels * gain) if math.isfinite(gain) else math.inf
+        return _whole(whole.labels * gain)
     near = [
         step.labels
         for step in curve
         if step.nll - whole.nll <= margins.nll and whole.auroc - step.auroc <= margins.auroc
     ]
     return min(near)
+
+
+def _whole(number: float) -> float:
+    """Rounded up, but not for the sake of a rounding error."""
+    return math.ceil(number * (1 - 1e-9)) if math.isfinite(number) else math.inf
+
+
+def _askable(number: float) -> int | None:
+    return int(number) if number <= MOST else None

@@ -84,8 +84,8 @@ def _what_to_do(found: Plain) -> str:
     margins = f"{figure(tested['margins']['auroc'])} in AUROC and {figure(tested['margins']['nll'])} nats"
     return {
         "keep": f"Keep the probe: it loses at most the margin ({margins}) to one that is fitted anew.",
-        "realign": f"Realign the probe: brought to the new states without labels it loses at most the margin ({margins}) "
-        "to one that is fitted anew; as it is, that is not sure.",
+        "realign": "Realign the probe: brought to the new states without labels it loses at most the margin "
+        f"({margins}) to one that is fitted anew; as it is, that is not sure.",
         "label": _label(found["labels"], tested, margins),
         "cannot tell": _cannot_tell(found["labels"], tested, margins),
     }[found["verdict"]]
