@@ -62,7 +62,7 @@ def judge(
     """
     margins = margins or Margins()
     losses = {name: _losses(scored[name], scored[REFIT]) for name in (FROZEN, REALIGNED) if name in scored}
-    standings = {name: _standing(lost, margins) for name, lost in losses.items()}
+    standings: dict[str, Standing] = {name: _standing(lost, margins) for name, lost in losses.items()}
     gain = _last_gain(curve, margins)
     settled = gain <= 1
     if standings[FROZEN] == "holds":
