@@ -7,6 +7,8 @@ from src.errors import ScoringError
 from src.probes import LinearProbe
 from src.probes.drift import ENOUGH, realign
 from src.probes.linear import ProbeWeights
+from src.probes.maps import Pair
+from src.probes.states import States
 
 
 def states(n, d, *, rank=None, seed=0):
@@ -91,7 +93,7 @@ def test_leading_directions_of_large_states_are_sought_and_not_decomposed(monkey
     X = states(300, 80, rank=15)
     moved, weights = X @ rotation(80), probe_of(X)
     exact = realign(weights, X, moved)
-    monkeypatch.setattr("src.probes.drift._EXACTLY", 10)
+    monkeypatch.setattr("src.probes.maps._EXACTLY", 10)
     found = realign(weights, X, moved)
     assert found.chosen.explained == pytest.approx(1, abs=1e-6)
     assert np.allclose(found.weights.logit(moved), exact.weights.logit(moved), atol=1e-4)
@@ -117,6 +119,34 @@ def test_the_rows_of_a_question_stay_in_one_fold():
     together = realign(weights, X, moved, groups=np.arange(60) // 2)
     apart = realign(weights, X, moved, groups=np.arange(60))
     assert together.chosen.explained < apart.chosen.explained - 0.2
+
+
+def test_a_low_rank_change_as_an_adapters_is_undone_by_regression():
+    """What no rotation undoes: some directions are stretched into others."""
+    X, rng = states(400, 40), np.random.default_rng(11)
+    change = np.eye(40) + rng.standard_normal((40, 4)) @ rng.standard_normal((4, 40)) / 4
+    moved, weights = X @ change, probe_of(X)
+    found = realign(weights, X[:300], moved[:300])
+    assert found.chosen.method == "regression"
+    assert found.chosen.explained > 0.98
+    assert max(one.explained for one in found.tried if one.method != "regression") < 0.9
+    off = found.weights.logit(moved[300:]) - weights.logit(X[300:])
+    assert 1 - np.var(off) / np.var(weights.logit(X[300:])) > 0.98
+
+
+def test_a_regression_is_the_same_in_both_of_its_forms():
+    """With fewer rows than features it is solved among the rows: the ridge has one solution."""
+    X, Y = states(30, 40), states(30, 40, seed=3)
+    weights = probe_of(states(200, 40))
+    pair = Pair.of(States(X, "before", 40), States(Y, "after", 40), weights)
+    found = {one.penalty: probe for one, probe in pair.fitted(10) if one.method == "regression"}
+    start = next(probe for one, probe in pair.fitted(10) if one.method == "mean and scale")
+    A = (Y - start.mean) / start.scale
+    left = pair.said - pair.said.mean() - A @ start.weight
+    for penalty, probe in found.items():
+        ridge = penalty * (A**2).sum() / len(A)
+        direct = np.linalg.solve(A.T @ A + ridge * np.eye(40), A.T @ left)
+        assert np.allclose(probe.weight - start.weight, direct, atol=1e-8)
 
 
 def test_features_that_have_become_constant_say_nothing():

@@ -6,6 +6,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from src.report.terminal import WIDTH
 from src.report.words import bounds, figure, floor, percent, percent_interval, with_interval
 
 _ROWS = {
@@ -58,7 +59,7 @@ def check_sentences(found: Plain) -> list[str]:
 
 
 def _console() -> Console:
-    return Console(width=max(100, Console().width), markup=False, emoji=False, highlight=False)
+    return Console(width=max(WIDTH, Console().width), markup=False, emoji=False, highlight=False)
 
 
 def _print_models(console: Console, facts: Plain) -> None:
@@ -163,9 +164,13 @@ def _drift_table(drift: Plain) -> Table:
     table = _table(
         f"the states of {drift['n']:,} questions, without labels", "brought back by", "of the logit explained"
     )
-    for one in drift["tried"]:
-        mark = " (chosen)" if one == drift["chosen"] else ""
-        table.add_row(f"{one['in_words']}{mark}", _share(one["explained"]))
+    best: dict[str, Plain] = {}  # of each kind of map, and the chosen one is one of them
+    for one in [*drift["tried"], drift["chosen"]]:
+        known = best.get(one["method"])
+        if known is None or one["explained"] >= known["explained"] or one == drift["chosen"]:
+            best[one["method"]] = one
+    for one in best.values():
+        table.add_row(f"{one['in_words']}{' (chosen)' if one == drift['chosen'] else ''}", _share(one["explained"]))
     return table
 
 
