@@ -23,7 +23,7 @@ _SHOWN = ("auroc", "nll", "brier", "ece")
 
 
 @dataclass(frozen=True)
-class Tested:
+class Labelled:
     """What was measured with labels.
 
     Attributes:
@@ -68,10 +68,10 @@ class Tested:
         }  # fmt: skip
 
 
-def tested(
+def with_labels(
     saved: SavedProbe, realigned: SavedProbe | None, before: Asked, after: Asked, splits: Splits,
     groups: Mapping[str, np.ndarray], *, settings: EvaluationConfig, margins: Margins, seed: int,
-) -> Tested:  # fmt: skip
+) -> Labelled:  # fmt: skip
     """Judge them; the rows of train and val fit the refit, those of test are only predicted.
 
     Args:
@@ -106,7 +106,7 @@ def tested(
     for name, (p, y) in others.items():
         scores[name] = _numbers(score(p, y, weights, bins=settings.bins), p, settings, seed)
     parts = {name: part[splits.test] for name, part in groups.items()}
-    return Tested(
+    return Labelled(
         judgement=judgement,
         scores=scores,
         groups={name: _off(said, test.labels, part, weights) for name, part in parts.items() if part.any()},

@@ -13,7 +13,7 @@ from src.config import Config
 from src.data.example import Example
 from src.pipeline.asked import Asked
 from src.pipeline.asking import ask
-from src.pipeline.check_numbers import Tested, tested
+from src.pipeline.check_numbers import Labelled, with_labels
 from src.pipeline.check_plan import CheckPlan, Named, plan_check
 from src.pipeline.holding import FROZEN, REALIGNED, REFIT, Margins, Verdict
 from src.pipeline.plan import Plan, model_loader
@@ -46,7 +46,7 @@ class Check:
     plan: CheckPlan
     other: ModelIdentity
     realignment: Realignment
-    tested: Tested | None
+    tested: Labelled | None
     labels: int | None = None
     saved_in: Path | None = None
 
@@ -116,7 +116,7 @@ def run_check(
     if not labelled:
         check = Check("keep" if same else "not judged", plan, identity, drift, None)
     else:
-        found = tested(
+        found = with_labels(
             saved, realigned, before, after, splits, _groups(plan.other_plan.questions.examples),
             settings=plan.other.evaluation, margins=margins or Margins(), seed=plan.other.experiment.seed,
         )  # fmt: skip
@@ -124,7 +124,7 @@ def run_check(
     return _saved(check, Path(save)) if save is not None else check
 
 
-def _judged(plan: CheckPlan, identity: ModelIdentity, drift: Realignment, found: Tested, *, same: bool) -> Check:
+def _judged(plan: CheckPlan, identity: ModelIdentity, drift: Realignment, found: Labelled, *, same: bool) -> Check:
     judgement = found.judgement
     if same:  # whatever the probe was worth, it still is
         return Check("keep", plan, identity, drift, found)
