@@ -10,6 +10,7 @@ import typer
 
 from src.cli.adapters import download, verify
 from src.cli.caches import cache
+from src.cli.checking import check
 from src.cli.ending import CODES, DEBUG, plain_errors
 from src.cli.installation import doctor, print_version
 from src.cli.planning import plan
@@ -19,7 +20,7 @@ app = typer.Typer(
     add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None,
     help="Does a language model know when it is wrong, and did fine-tuning make that better or worse?", epilog=CODES,
 )  # fmt: skip
-for command in (run, report, plan, download, verify, doctor):
+for command in (run, report, plan, check, download, verify, doctor):
     app.command()(command)
 app.add_typer(cache, name="cache")
 

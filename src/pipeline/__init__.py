@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from src.lazy import lazy_exports
 
 if TYPE_CHECKING:
+    from src.pipeline.checking import Check, check_probe
     from src.pipeline.comparing import compare_runs
     from src.pipeline.folder import read_results, write_report
     from src.pipeline.job import RunResult, run
@@ -17,10 +18,12 @@ if TYPE_CHECKING:
     from src.pipeline.verifying import Verification, verify_adapter
 
 __all__ = [
+    "Check",
     "LabelPlan",
     "Plan",
     "RunResult",
     "Verification",
+    "check_probe",
     "compare_runs",
     "make_plan",
     "plan_labels",
@@ -33,10 +36,12 @@ __all__ = [
 __getattr__ = lazy_exports(
     __name__,
     {
+        "Check": "checking",
         "LabelPlan": "planning",
         "Plan": "plan",
         "RunResult": "job",
         "Verification": "verifying",
+        "check_probe": "checking",
         "compare_runs": "comparing",
         "make_plan": "plan",
         "plan_labels": "planning",

@@ -10,6 +10,7 @@ from src import files
 from src.config import Config
 from src.data import prompts
 from src.data.example import Example
+from src.data.splits import Splits
 from src.evaluation.selective import Promise
 from src.pipeline.folder import PROBES
 from src.pipeline.probing import PROBE, Probed
@@ -63,7 +64,6 @@ def save_probes(
         if chosen.family == "mlp" or not isinstance(probe, LinearProbe | MeanDifferenceProbe | AttentionProbe):
             log.warning("%s: the probe is of the family mlp, which is not saved.", name)
             continue
-        fitted = [*one.splits.train, *one.splits.val]
         origin = Origin(
             model=models[name],
             layer=chosen.layer,
@@ -71,12 +71,18 @@ def save_probes(
             asking=asking,
             family=chosen.family,
             data=config.data.name,
-            training_ids=files.sha256_of_json(sorted({questions.examples[row].id for row in fitted})),
+            training_ids=training_ids(questions, one.splits),
             C=chosen.C,
-            metrics=_metrics(said["scores"][PROBE]["all"]),
+            metrics=metrics_of(said["scores"][PROBE]["all"]),
         )
         promises = tuple(_promise(promise) for promise in said["selective"][PROBE])
         SavedProbe(probe.weights_, origin, promises=promises).save_pretrained(folder / PROBES / name)
+
+
+def training_ids(questions: Questions, splits: Splits) -> str:
+    """SHA-256 of the sorted ids of the questions that fit a probe or choose anything of it."""
+    fitted = [*splits.train, *splits.val]
+    return files.sha256_of_json(sorted({questions.examples[row].id for row in fitted}))
 
 
 def how_asked(questions: Questions, config: Config) -> Asking:
@@ -110,7 +116,8 @@ def _filled(template: str, example: Example) -> str:
     return prompts.from_template(example, template, answer_by_letter=False).prompt
 
 
-def _metrics(scores: Mapping[str, Any]) -> dict[str, float | None]:
+def metrics_of(scores: Mapping[str, Any]) -> dict[str, float | None]:
+    """As a saved probe records them, from numbers of results.json's form."""
     found: dict[str, float | None] = {"n": float(scores["n"])}
     for name in _METRICS:
         number = scores.get(name, {})

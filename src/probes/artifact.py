@@ -99,27 +99,34 @@ class SavedProbe:
 
         The width and the layers are looked at first; then all tensors of the model are read once and hashed.
         """
+        self.check_shape(model)
+        identity = ModelIdentity.of(model)
+        if differences := self.origin.model.differences(identity):
+            raise ModelError(
+                f"{self._reads}, and this model is {identity} ({'; '.join(differences)}). Load the model that the "
+                "probe was fitted on, or find out whether it still holds: confprobe check."
+            )
+
+    def check_shape(self, model: Any) -> None:
+        """Raise ModelError, naming both, where a model (with or without weights) has no such states."""
         parts = anatomy(model)
         name = str(model.config._name_or_path)
-        reads = f"This probe reads {self.origin.layer} of {self.origin.model}"
         if parts.hidden_dim != self.input_dim:
             raise ModelError(
-                f"{reads}, whose states have {self.input_dim} numbers; those of {name} have {parts.hidden_dim}. Load "
-                "the model that the probe was fitted on."
+                f"{self._reads}, whose states have {self.input_dim} numbers; those of {name} have {parts.hidden_dim}. "
+                "Load the model that the probe was fitted on."
             )
         try:
             layer_names([self.origin.layer], len(parts.blocks))
         except ModelError as error:
             raise ModelError(
-                f"{reads}, and {name} has blocks 0 to {len(parts.blocks) - 1}. Load the model that the probe was "
+                f"{self._reads}, and {name} has blocks 0 to {len(parts.blocks) - 1}. Load the model that the probe was "
                 "fitted on."
             ) from error
-        identity = ModelIdentity.of(model)
-        if differences := self.origin.model.differences(identity):
-            raise ModelError(
-                f"{reads}, and this model is {identity} ({'; '.join(differences)}). Load the model that the probe was "
-                "fitted on, or find out whether it still holds: confprobe check."
-            )
+
+    @property
+    def _reads(self) -> str:
+        return f"This probe reads {self.origin.layer} of {self.origin.model}"
 
     def save_pretrained(self, folder: str | Path) -> Path:
         """Write the three files, all or none; a probe that was there is replaced.

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from src.lazy import lazy_exports
 
 if TYPE_CHECKING:
+    from src.report.checking import check_sentences, print_check, print_check_plan
     from src.report.compared import render_comparison
     from src.report.conclusions import comparison_verdict, verdict
     from src.report.html import render_html
@@ -18,7 +19,10 @@ if TYPE_CHECKING:
     from src.report.verification import print_verification
 
 __all__ = [
+    "check_sentences",
     "comparison_verdict",
+    "print_check",
+    "print_check_plan",
     "print_comparison",
     "print_contexts",
     "print_findings",
@@ -35,7 +39,10 @@ __all__ = [
 __getattr__ = lazy_exports(
     __name__,
     {
+        "check_sentences": "checking",
         "comparison_verdict": "conclusions",
+        "print_check": "checking",
+        "print_check_plan": "checking",
         "print_comparison": "terminal",
         "print_contexts": "listing",
         "print_findings": "listing",

@@ -1,0 +1,159 @@
+"""What `confprobe check` will do: the probe's own model, the one it is checked on, and the questions for both."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from src.config import Config, load_config
+from src.data.splits import SPLITS
+from src.errors import ConfigError
+from src.models.loader import DTYPES, Quantization
+from src.pipeline.folder import CONFIG
+from src.pipeline.plan import Plan, make_plan, model_loader
+from src.pipeline.sharing import training_ids
+from src.probes.artifact import SavedProbe
+
+
+@dataclass(frozen=True)
+class Named:
+    """A model as it is asked for; what is left out is as the run had it.
+
+    Attributes:
+        model: hub id or folder.
+        adapter: PEFT folder.
+        quantization: "8bit", "4bit" or None.
+        dtype: as in the configuration; None: the probe's.
+    """
+
+    model: str | None = None
+    adapter: str | None = None
+    quantization: Quantization | None = None
+    dtype: str | None = None
+
+
+@dataclass(frozen=True)
+class CheckPlan:
+    """Checked as far as it can be without weights.
+
+    Attributes:
+        probe: the saved one.
+        own, other: settings of the model that the probe was fitted on, and of the one it is checked on.
+        own_plan, other_plan: the questions for each, with the same splits.
+        notes: what may weaken the result, in sentences.
+    """
+
+    probe: SavedProbe
+    own: Config
+    other: Config
+    own_plan: Plan
+    other_plan: Plan
+    notes: tuple[str, ...]
+
+    @property
+    def one_model(self) -> bool:
+        """Whether one loaded model serves both, its adapter switched."""
+        adapters = {self.own.adapter_folder, self.other.adapter_folder} - {None}
+        without = [one.model.model_copy(update={"tinker_lora_path": None}) for one in (self.own, self.other)]
+        return len(adapters) < 2 and without[0] == without[1]
+
+    def facts(self) -> dict[str, Any]:
+        """As plain values, for people and for JSON."""
+        origin = self.probe.origin
+        return {
+            "probe": {"layer": origin.layer, "position": origin.position, "model": str(origin.model)},
+            "before": _facts(self.own),
+            "after": _facts(self.other),
+            "loaded_once": self.one_model,
+            "data": self.own.data.name,
+            "questions": len(self.own_plan.questions.examples),
+            "splits": {name: len(getattr(self.own_plan.splits, name)) for name in SPLITS},
+            "cache_dir": self.own.extraction.cache_dir,
+            "notes": list(self.notes),
+        }
+
+
+def plan_check(
+    probe: SavedProbe | str | Path, other: Named, *, own: Named | None = None, config: str | Path | Config | None = None
+) -> CheckPlan:
+    """Read the probe and the questions, and check both models as far as this can be done without their weights.
+
+    Args:
+        probe: a saved probe, its folder, or the id of its hub repository.
+        other: the model to check it on; its name is needed.
+        own: the model that the probe was fitted on; None: as the run's configuration says.
+        config: of the run that fitted the probe; None: the one it lies in.
+
+    Raises:
+        ConfigError: no configuration, or questions that are not asked again.
+        ModelError: a model without the probe's layer or width; both are named.
+        ProbingError: what else would have stopped the check later.
+    """
+    saved = probe if isinstance(probe, SavedProbe) else SavedProbe.from_pretrained(probe)
+    settings = load_config(config if config is not None else _config_beside(probe))
+    if settings.data.name == "answered":
+        raise ConfigError(
+            "data.name is answered: these answers belong to one model, and no other can be asked for them. Give a "
+            "configuration whose questions are asked: --config."
+        )
+    if other.model is None:
+        raise ConfigError("Name the model that the probe is to be checked on: --model.")
+    first, second = _own_settings(settings, saved, own or Named()), _settings(settings, saved, other)
+    for one in (first, second):
+        saved.check_shape(model_loader(one, one.adapter_folder).skeleton())
+    own_plan, other_plan = make_plan(first), make_plan(second)
+    return CheckPlan(saved, first, second, own_plan, other_plan, _notes(saved, own_plan))
+
+
+def _config_beside(probe: Any) -> Path:
+    """RUN/config.yaml of RUN/probes/VARIANT."""
+    path = Path(str(probe)).absolute().parents[1] / CONFIG if isinstance(probe, str | Path) else None
+    if path is None or not path.is_file():
+        raise ConfigError(
+            "The probe does not lie in the folder of a run (RUN/probes/VARIANT), so its questions are not known. Name "
+            "a configuration that has them: --config RUN/config.yaml."
+        )
+    return path
+
+
+def _own_settings(settings: Config, saved: SavedProbe, named: Named) -> Config:
+    """The probe's own model: what the header says of it goes before what the configuration says."""
+    of = saved.origin.model
+    if named.model is None:
+        adapter = named.adapter or (settings.adapter_folder if of.adapter else None)
+        named = Named(settings.model.name, adapter)
+    return _settings(settings, saved, replace(named, quantization=of.quantization))
+
+
+def _settings(settings: Config, saved: SavedProbe, named: Named) -> Config:
+    origin = saved.origin
+    layer = origin.layer.removeprefix("block.")
+    dtype = named.dtype or (origin.model.dtype if origin.model.dtype in DTYPES else "auto")
+    same = named.model == settings.model.name
+    return load_config(
+        settings,
+        {
+            "model": {
+                "name": named.model, "revision": settings.model.revision if same else None, "dtype": dtype,
+                "quantization": named.quantization, "tinker_lora_path": named.adapter,
+            },
+            "tinker": None,
+            "extraction.layers": [int(layer) if layer.isdigit() else layer],
+            "extraction.position": [origin.position],
+            "baselines": {},
+        },
+    )  # fmt: skip
+
+
+def _notes(saved: SavedProbe, plan: Plan) -> tuple[str, ...]:
+    fitted = saved.origin.training_ids
+    if fitted == training_ids(plan.questions, plan.splits):
+        return ()
+    known = "was fitted on other questions than this configuration trains with"
+    what = "does not say which questions it was fitted on" if fitted is None else known
+    return (f"The probe {what}: some of those that judge it here may have been among them, and flatter it.",)
+
+
+def _facts(settings: Config) -> dict[str, Any]:
+    model = settings.model
+    return {"model": model.name, "adapter": settings.adapter_folder, "quantization": model.quantization,
+            "dtype": model.dtype}  # fmt: skip

@@ -1,0 +1,195 @@
+"""`confprobe check`: does a saved probe still hold on another model, adapter or quantisation?"""
+
+import contextlib
+import gc
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from src.config import Config
+from src.data.example import Example
+from src.pipeline.asked import Asked
+from src.pipeline.asking import ask
+from src.pipeline.check_numbers import Labelled, with_labels
+from src.pipeline.check_plan import CheckPlan, Named, plan_check
+from src.pipeline.holding import FROZEN, REALIGNED, REFIT, Margins, Verdict
+from src.pipeline.plan import Plan, model_loader
+from src.pipeline.probing import answered_splits
+from src.pipeline.results import strict
+from src.pipeline.sharing import metrics_of, training_ids
+from src.probes.artifact import SavedProbe
+from src.probes.drift import Realignment, realign
+from src.probes.origin import ModelIdentity
+
+_SAVED_AS = {"keep": FROZEN, "realign": REALIGNED, "label": REFIT}
+
+
+@dataclass(frozen=True)
+class Check:
+    """What was found.
+
+    Attributes:
+        verdict: "keep", "realign", "label" (more questions of the new model), "cannot tell" (with so few), or "not
+            judged" (without labels).
+        plan: which probe, models and questions.
+        other: the model that it was checked on.
+        realignment: what the states say, without labels.
+        tested: what the labels say; None without them.
+        labels: see `Judgement`.
+        saved_in: where the probe for the new model was written, if it was.
+    """
+
+    verdict: Verdict
+    plan: CheckPlan
+    other: ModelIdentity
+    realignment: Realignment
+    tested: Labelled | None
+    labels: int | None = None
+    saved_in: Path | None = None
+
+    def as_plain(self) -> dict[str, Any]:
+        """Everything, as values for JSON and for `print_check`."""
+        from src.report import check_sentences
+
+        drift = self.realignment
+        plain = strict(
+            {
+                "verdict": self.verdict,
+                "labels": self.labels,
+                **self.plan.facts(),
+                "after_identity": asdict(self.other),
+                "drift": {
+                    "n": drift.n,
+                    "moved": drift.moved,
+                    "chosen": _plain_map(drift.chosen),
+                    "tried": [_plain_map(one) for one in drift.tried],
+                    "repairable": drift.repairable,
+                },
+                "tested": self.tested and self.tested.as_plain(),
+                "saved_in": self.saved_in and str(self.saved_in),
+            }
+        )
+        return plain | {"sentences": check_sentences(plain)}
+
+
+def check_probe(
+    probe: SavedProbe | str | Path, model: str, *, adapter: str | None = None, quantization: Any = None,
+    dtype: str | None = None, own: Named | None = None, config: str | Path | Config | None = None,
+    margins: Margins | None = None, labelled: bool = True, save: str | Path | None = None,
+) -> Check:  # fmt: skip
+    """Check a probe on a model.
+
+    Args:
+        probe: a saved probe, its folder, or the id of its hub repository.
+        model: a hub id or folder: what it is checked on.
+        adapter: a PEFT folder to load with it.
+        quantization, dtype: how it is loaded; None: without quantisation, and in the probe's precision.
+        own: the model that the probe was fitted on; None: as the run's configuration says.
+        config: of the run that fitted the probe; None: the one it lies in.
+        margins: what a probe may lose to a refit and still hold.
+        labelled: False: no label is looked at, and the verdict is "not judged" unless the states are the same.
+        save: a folder that gets the probe for the new model, as the verdict says: kept, realigned or refitted.
+
+    Raises:
+        ProbingError: as `plan_check`; the model is not the one that the probe was fitted on; or one that cannot be
+            loaded or asked.
+    """
+    plan = plan_check(probe, Named(model, adapter, quantization, dtype), own=own, config=config)
+    return run_check(plan, margins=margins, labelled=labelled, save=save)
+
+
+def run_check(
+    plan: CheckPlan, *, margins: Margins | None = None, labelled: bool = True, save: str | Path | None = None
+) -> Check:
+    """As `check_probe`, of what was planned."""
+    before, after, identity = _asked(plan)
+    saved, splits = plan.probe, plan.own_plan.splits
+    if plan.other.data.unparsed == "drop":
+        splits = answered_splits(splits, {"after": after})["after"]
+    rows = np.concatenate([splits.train, splits.val])
+    drift = realign(saved.weights, before.hidden[rows, 0], after.hidden[rows, 0], groups=splits.groups[rows])
+    realigned = None if drift.chosen.method == "unchanged" else replace(saved, weights=drift.weights)
+    same = np.array_equal(before.hidden, after.hidden)
+    if not labelled:
+        check = Check("keep" if same else "not judged", plan, identity, drift, None)
+    else:
+        found = with_labels(
+            saved, realigned, before, after, splits, _groups(plan.other_plan.questions.examples),
+            settings=plan.other.evaluation, margins=margins or Margins(), seed=plan.other.experiment.seed,
+        )  # fmt: skip
+        check = _judged(plan, identity, drift, found, same=same)
+    return _saved(check, Path(save)) if save is not None else check
+
+
+def _judged(plan: CheckPlan, identity: ModelIdentity, drift: Realignment, found: Labelled, *, same: bool) -> Check:
+    judgement = found.judgement
+    if same:  # whatever the probe was worth, it still is
+        return Check("keep", plan, identity, drift, found)
+    if judgement is None:
+        return Check("cannot tell", plan, identity, drift, found)
+    return Check(judgement.verdict, plan, identity, drift, found, judgement.labels)
+
+
+def _asked(plan: CheckPlan) -> tuple[Asked, Asked, ModelIdentity]:
+    """What both models say, at the probe's layer and position, and which the second one is."""
+    own, other = plan.own.adapter_folder, plan.other.adapter_folder
+    if plan.one_model:
+        model, tokenizer = model_loader(plan.own, own or other).load()
+        with _switched(model, on=own is not None):
+            plan.probe.check_fits(model)
+            before = _ask(model, tokenizer, plan.own_plan, plan.own, "before")
+        with _switched(model, on=other is not None):
+            identity = ModelIdentity.of(model)
+            after = _ask(model, tokenizer, plan.other_plan, plan.other, "after")
+        return before, after, identity
+    model, tokenizer = model_loader(plan.own, own).load()
+    plan.probe.check_fits(model)
+    before = _ask(model, tokenizer, plan.own_plan, plan.own, "before")
+    del model
+    gc.collect()  # two models need not fit into memory at once
+    model, tokenizer = model_loader(plan.other, other).load()
+    return before, _ask(model, tokenizer, plan.other_plan, plan.other, "after"), ModelIdentity.of(model)
+
+
+def _ask(model: Any, tokenizer: Any, plan: Plan, settings: Config, label: str) -> Asked:
+    return ask(model, tokenizer, plan.questions, settings, layers=plan.layers, label=label)
+
+
+@contextlib.contextmanager
+def _switched(model: Any, *, on: bool) -> Iterator[None]:
+    """The model with its adapter, or without: one that has none is as it is."""
+    with contextlib.nullcontext() if on or not hasattr(model, "disable_adapter") else model.disable_adapter():
+        yield
+
+
+def _groups(examples: tuple[Example, ...]) -> dict[str, np.ndarray]:
+    """Tag and subject -> (n,) the questions that have it, where there are several."""
+    found = {}
+    for name in ("tag", "subject"):
+        values = np.array([getattr(example, name) for example in examples])
+        names = sorted(set(values) - {""})
+        found |= {f"{name} {one}": values == one for one in names if len(set(values)) > 1}
+    return found
+
+
+def _plain_map(one: Any) -> dict[str, Any]:
+    return asdict(one) | {"in_words": str(one)}
+
+
+def _saved(check: Check, folder: Path) -> Check:
+    """Write the probe for the new model, where the verdict names one; thresholds with a guarantee are the old one's."""
+    kind = _SAVED_AS.get(check.verdict)
+    if kind is None or check.tested is None:
+        return check
+    plan, saved, fitted = check.plan, check.plan.probe, check.tested.refit
+    origin = replace(saved.origin, model=check.other, metrics=metrics_of(check.tested.scores[kind]))
+    if kind == REFIT and fitted is not None:
+        ids = training_ids(plan.other_plan.questions, plan.other_plan.splits)
+        new = SavedProbe(fitted.weights_, replace(origin, training_ids=ids, C=fitted.C_))
+    else:
+        weights = saved.weights if kind == FROZEN else check.realignment.weights
+        new = replace(saved, weights=weights, origin=origin, promises=())
+    return replace(check, saved_in=new.save_pretrained(folder))

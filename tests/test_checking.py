@@ -1,0 +1,224 @@
+"""`confprobe check` on random models: what is compared, what is an error, and what is written."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from src.errors import ConfigError, ModelError
+from src.models import ModelLoader
+from src.pipeline import check_probe, checking, run
+from src.pipeline.check_plan import Named, plan_check
+from src.pipeline.holding import Margins
+from src.probes import SavedProbe
+from tests.conftest import random_llama
+from tests.test_data import write_lines
+from tests.test_pipeline import cli, config
+
+
+def lines(path, *, seed, n=150):
+    rng = np.random.default_rng(seed)
+    return write_lines(
+        path, *({"question": f"Which is number {i}?", "choices": ["x", "y", "z"], "answer": "ABC"[rng.integers(3)],
+                 "subject": ("one", "two")[i % 2]} for i in range(n))
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, model_folder, adapter_folder):
+    """The folder of a finished run of the random model, and of its adapter."""
+    folder = tmp_path_factory.mktemp("check")
+    model = {"name": str(model_folder), "tinker_lora_path": str(adapter_folder)}
+    evaluation = {"bootstrap": 100, "repeats": 2}
+    run(config(folder, model_folder, lines(folder / "choices.jsonl", seed=0), model=model, evaluation=evaluation))
+    return folder / "run"
+
+
+@pytest.fixture(scope="module")
+def probe(finished):
+    return finished / "probes" / "base"
+
+
+@pytest.fixture(scope="module")
+def turned(tokenizer, tmp_path_factory):
+    """The same model in other coordinates: its residual stream is turned, and every weight that meets it with it."""
+    import torch
+
+    model = random_llama(len(tokenizer))
+    turn = torch.linalg.qr(torch.randn(32, 32, generator=torch.Generator().manual_seed(5)))[0]
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith(("o_proj.weight", "down_proj.weight")):
+                parameter.copy_(turn.T @ parameter)
+            elif parameter.ndim == 2:
+                parameter.copy_(parameter @ turn)
+    folder = tmp_path_factory.mktemp("turned")
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def test_the_unchanged_model_keeps_its_probe_as_it_is(probe, model_folder):
+    found = check_probe(probe, str(model_folder))
+    plain = found.as_plain()
+    assert (plain["verdict"], plain["drift"]["moved"], plain["loaded_once"]) == ("keep", 0.0, True)
+    assert plain["tested"]["scores"]["frozen"] == plain["tested"]["scores"]["at home"]
+    assert found.realignment.weights is found.plan.probe.weights
+    assert "bit for bit the same" in plain["sentences"][0]
+
+
+def test_a_model_in_other_coordinates_answers_the_same_and_its_probe_is_brought_back(probe, turned):
+    found = check_probe(probe, str(turned))
+    drift, scores = found.realignment, found.tested.scores
+    assert not found.plan.one_model
+    assert drift.chosen.method == "rotation"
+    assert drift.chosen.explained == pytest.approx(1, abs=1e-4)
+    assert drift.frozen.explained < 0.5
+    for metric in ("auroc", "nll", "brier"):
+        assert scores["realigned"][metric]["value"] == pytest.approx(scores["at home"][metric]["value"], abs=1e-4)
+    assert scores["frozen"]["nll"]["value"] != pytest.approx(scores["at home"]["nll"]["value"], abs=1e-3)
+
+
+def test_an_adapter_is_switched_on_one_loaded_model_and_asked_once(probe, model_folder, adapter_folder, monkeypatch):
+    loads = []
+    load = ModelLoader.load
+    monkeypatch.setattr(ModelLoader, "load", lambda self, *a: loads.append(self) or load(self, *a))
+    first = check_probe(probe, str(model_folder), adapter=str(adapter_folder)).as_plain()
+    assert len(loads) == 1
+    assert first["drift"]["moved"] > 0
+    assert first["after_identity"]["adapter"]
+    assert set(first["tested"]["groups"]) == {"subject one", "subject two"}
+    for room in ("capture", "packed"):
+        monkeypatch.setattr(f"src.models.extraction.{room}.forward", None)
+    assert check_probe(probe, str(model_folder), adapter=str(adapter_folder)).as_plain() == first
+
+
+def test_a_probe_of_the_tuned_model_is_checked_on_the_base_model(finished, model_folder):
+    found = check_probe(finished / "probes" / "tuned", str(model_folder))
+    assert found.plan.one_model
+    assert found.other.adapter is None
+    assert found.plan.probe.origin.model.adapter is not None
+    assert found.realignment.moved > 0
+
+
+def test_without_labels_nothing_is_said_of_right_and_wrong(probe, finished, model_folder, adapter_folder, tmp_path):
+    """Other right answers, to the same questions, change nothing of what the states say."""
+    found = check_probe(probe, str(model_folder), adapter=str(adapter_folder), labelled=False)
+    assert (found.verdict, found.tested) == ("not judged", None)
+    assert "No label was looked at" in found.as_plain()["sentences"][0]
+    other = config(tmp_path, model_folder, lines(tmp_path / "other.jsonl", seed=1))
+    again = check_probe(probe, str(model_folder), adapter=str(adapter_folder), labelled=False, config=other)
+    assert again.realignment.tried == found.realignment.tried
+    assert np.array_equal(again.realignment.weights.weight, found.realignment.weights.weight)
+    assert check_probe(probe, str(model_folder), labelled=False).verdict == "keep"
+
+
+def test_the_probes_own_model_must_be_the_one_it_was_fitted_on(probe, turned):
+    with pytest.raises(ModelError, match=r"This probe reads block\.\d of .* and this model is .* \(weights"):
+        check_probe(probe, str(turned), own=Named(str(turned)))
+
+
+def test_a_model_without_the_probes_width_or_layer_is_an_error_that_names_both(probe, tokenizer, tmp_path):
+    for name, changes in (("narrow", {"hidden_size": 16}), ("short", {"num_hidden_layers": 1})):
+        random_llama(len(tokenizer), **changes).save_pretrained(tmp_path / name)
+        tokenizer.save_pretrained(tmp_path / name)
+    with pytest.raises(ModelError, match=r"states have 32 numbers; those of .*narrow have 16"):
+        check_probe(probe, str(tmp_path / "narrow"))
+    deep = SavedProbe.from_pretrained(probe)
+    deep = replace(deep, origin=replace(deep.origin, layer="block.2"))
+    with pytest.raises(ModelError, match=r"reads block\.2 of .* and .*short has blocks 0 to 0"):
+        check_probe(deep, str(tmp_path / "short"), config=probe.parents[1] / "config.yaml")
+
+
+def test_a_probe_outside_of_a_run_needs_its_questions_named(probe, finished, model_folder, tmp_path):
+    away = SavedProbe.from_pretrained(probe).save_pretrained(tmp_path / "away")
+    with pytest.raises(ConfigError, match=r"does not lie in the folder of a run .* --config"):
+        plan_check(away, Named(str(model_folder)))
+    assert plan_check(away, Named(str(model_folder)), config=finished / "config.yaml").notes == ()
+
+
+def test_questions_that_may_have_trained_the_probe_are_pointed_at(probe, model_folder, tmp_path):
+    other = config(tmp_path, model_folder, lines(tmp_path / "c.jsonl", seed=0, n=140))
+    (note,) = plan_check(probe, Named(str(model_folder)), config=other).notes
+    assert "was fitted on other questions" in note
+    saved = SavedProbe.from_pretrained(probe)
+    unknown = replace(saved, origin=replace(saved.origin, training_ids=None))
+    (note,) = plan_check(unknown, Named(str(model_folder)), config=other).notes
+    assert "does not say which questions" in note
+
+
+def test_answers_from_outside_cannot_be_asked_for_again(probe, model_folder, tmp_path):
+    data = write_lines(tmp_path / "given.jsonl", {"prompt": "Q", "response": "A", "correct": True})
+    settings = config(tmp_path, model_folder, data, data={"name": "answered", "path": str(data)})
+    with pytest.raises(ConfigError, match=r"data\.name is answered"):
+        check_probe(probe, str(model_folder), config=settings)
+
+
+def test_the_test_questions_are_those_of_the_run_and_fit_nothing(probe, finished, model_folder, adapter_folder):
+    results = json.loads((finished / "results.json").read_text())
+    found = check_probe(probe, str(model_folder), adapter=str(adapter_folder))
+    splits = results["data"]["splits"]
+    assert found.tested.n == splits["test"]
+    assert found.realignment.n == splits["train"] + splits["val"] == found.tested.curve[-1].labels
+    said = results["variants"]["base"]["scores"]["probe"]["all"]
+    home = found.tested.scores["at home"]
+    for metric in ("auroc", "nll", "brier"):
+        assert [home[metric][key] for key in ("value", "low", "high")] == pytest.approx(
+            [said[metric][key] for key in ("value", "low", "high")], abs=1e-9
+        )
+
+
+def test_what_the_verdict_says_is_saved_for_the_new_model(probe, model_folder, adapter_folder, tmp_path):
+    wide = Margins(1.0, 100.0)
+    found = check_probe(probe, str(model_folder), adapter=str(adapter_folder), margins=wide, save=tmp_path / "kept")
+    assert found.verdict == "keep"
+    model, _ = ModelLoader(str(model_folder), adapter_folder, dtype="float32").load()
+    old, kept = (SavedProbe.from_pretrained(path) for path in (probe, found.saved_in))
+    kept.check_fits(model)
+    assert np.array_equal(kept.weights.weight, old.weights.weight)
+    assert (kept.promises, kept.origin.training_ids) == ((), old.origin.training_ids)
+    assert kept.origin.metrics["auroc"] == found.tested.scores["frozen"]["auroc"]["value"]
+    realigned = checking._saved(replace(found, verdict="realign"), tmp_path / "realigned").saved_in
+    assert np.array_equal(SavedProbe.from_pretrained(realigned).weights.weight, found.realignment.weights.weight)
+    fitted = checking._saved(replace(found, verdict="label"), tmp_path / "refitted").saved_in
+    assert np.array_equal(SavedProbe.from_pretrained(fitted).weights.weight, found.tested.refit.weights_.weight)
+    nothing = checking._saved(replace(found, verdict="cannot tell", saved_in=None), tmp_path / "nothing")
+    assert nothing.saved_in is None
+    assert not (tmp_path / "nothing").exists()
+
+
+def test_the_command_says_what_it_would_do_and_what_it_found(
+    probe, model_folder, adapter_folder, monkeypatch, capsys, tmp_path
+):
+    arguments = ["check", probe, "--model", model_folder, "--adapter", adapter_folder]
+    assert cli(monkeypatch, *arguments, "--dry-run") == 0
+    printed = capsys.readouterr().out
+    assert "Nothing was computed or written" in printed
+    assert "One loaded model serves both" in printed
+    assert cli(monkeypatch, *arguments, "--margin-auroc", 1, "--margin-nll", 100, "--save", tmp_path / "new") == 0
+    printed = capsys.readouterr().out
+    assert "frozen probe" in printed
+    assert "Keep the probe: it loses at most the margin (1.000 in AUROC and 100.000 nats)" in printed
+    assert (tmp_path / "new" / "probe.json").is_file()
+    assert cli(monkeypatch, *arguments, "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["verdict"] in ("keep", "realign", "label", "cannot tell")
+    assert found["sentences"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["check", "nowhere", "--model", "m"], 2, "There is no folder 'nowhere'"),
+        (["check", "{probe}"], 2, "Missing option '--model'"),
+        (["check", "{probe}", "--model", "./nowhere"], 2, "There is no model folder ./nowhere"),
+        (["check", "{probe}", "--model", "{model}", "--adapter", "nowhere"], 2, "nowhere"),
+    ],
+)
+def test_errors_are_one_sentence_and_a_code(probe, model_folder, monkeypatch, capsys, arguments, code, message):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert cli(monkeypatch, *(one.format(probe=probe, model=model_folder) for one in arguments)) == code
+    printed = capsys.readouterr().err
+    assert message in printed
+    assert "Traceback" not in printed
