@@ -5,7 +5,7 @@ features scored NLL 2.57 where .58 was possible.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -81,7 +81,7 @@ def fit_path(
     path = Path(X, y, sample_weight, max_iter=max_iter)
     best = min(path.walk(X_val, y_val, grid, patience=patience), key=lambda step: step.val_nll)
     fit = path.finished(best, tolerance)
-    return Fit(fit.weight, fit.bias, best.C, mean_nll(X_val @ fit.weight + fit.bias, y_val), fit.converged)
+    return replace(fit, val_nll=mean_nll(X_val @ fit.weight.astype(X.dtype) + fit.bias, y_val))
 
 
 @one_thread
@@ -114,8 +114,8 @@ class Path:
         dense = isinstance(X, np.ndarray)
         self._space = RowSpace.of(X) if dense and X.shape[0] < X.shape[1] and X.shape[0] <= MOST_ROWS else None
         self._rows = Rows(X if self._space is None else self._space.features, y.astype(np.float64), share)
-        self._spectrum = Spectrum.of(X, share) if self._space is None else self._space.spectrum
-        self._memory = Memory()
+        spectrum = Spectrum.of(X, share) if self._space is None else self._space.spectrum
+        self._memory = Memory(spectrum, self._rows.X.dtype)
         v = np.zeros(self._rows.X.shape[1] + 1)
         v[-1] = logit(share @ y)
         z = np.full(y.size, v[-1])
@@ -131,31 +131,32 @@ class Path:
         if not grid:
             raise ScoringError("The grid of C is empty.")
         steps: list[Step] = []
-        best, waited = np.inf, 0
+        best, last, waited = np.inf, np.inf, 0
 
         def loss(v: np.ndarray) -> float:
             return mean_nll(X_val @ self._weight(v).astype(self._X.dtype) + v[-1], y_val, val_weight)
 
         for C in grid:
-            self.descend(C, _rising(loss, best + _ABANDONED) if patience else None)
-            steps.append(Step(C, self.point, loss(self.point.v)))
-            waited = 0 if steps[-1].val_nll < best else waited + 1
-            best = min(best, steps[-1].val_nll)
-            if patience and (waited == patience or steps[-1].val_nll > best + _ABANDONED):
+            self.descend(C, _rising(loss, best + _ABANDONED, last) if patience else None)
+            last = loss(self.point.v)
+            steps.append(Step(C, self.point, last))
+            waited = 0 if last < best else waited + 1
+            best = min(best, last)
+            if patience and (waited == patience or last > best + _ABANDONED):
                 break
         return steps
 
     def descend(self, C: float, hopeless: Callable[[np.ndarray], bool] | None = None) -> None:
         """Go on to the solution at C, unless it is hopeless."""
         self.point, _ = descend(
-            self._rows, self._spectrum, self.point, self._memory, penalty=self._penalty(C), tolerance=_ON_THE_WAY,
+            self._rows, self.point, self._memory, penalty=self._penalty(C), tolerance=_ON_THE_WAY,
             max_iter=self._max_iter, hopeless=hopeless,
         )  # fmt: skip
 
     def finished(self, step: Step, tolerance: float) -> Fit:
         """The fit of a step, its gradient brought below the tolerance."""
         point, converged = polish(
-            self._rows, self._spectrum, step.point, self._memory, penalty=self._penalty(step.C), tolerance=tolerance,
+            self._rows, step.point, self._memory, penalty=self._penalty(step.C), tolerance=tolerance,
             max_iter=self._max_iter,
         )  # fmt: skip
         return Fit(self._weight(point.v), float(point.v[-1]), step.C, step.val_nll, converged)
@@ -167,9 +168,8 @@ class Path:
         return v[:-1] if self._space is None else self._space.weight(self._X, v[:-1])
 
 
-def _rising(loss: Callable[[np.ndarray], float], limit: float) -> Callable[[np.ndarray], bool]:
-    """Whether the loss is above the limit, and more so than when it was last asked about."""
-    last = np.inf
+def _rising(loss: Callable[[np.ndarray], float], limit: float, last: float) -> Callable[[np.ndarray], bool]:
+    """Whether the loss is above the limit, and more so than when it was last asked about, or `last`."""
 
     def asked(v: np.ndarray) -> bool:
         nonlocal last
