@@ -13,13 +13,12 @@ from scipy.special import expit, logit
 from threadpoolctl import threadpool_limits
 
 from src.errors import ScoringError
+from src.probes.choice import PATIENCE, Choice
 from src.probes.descent import Memory, Point, Rows, descend, polish
 from src.probes.row_space import MOST_ROWS, RowSpace
 from src.probes.spectrum import Spectrum
 
 HALF_DECADES = tuple(float(10 ** (k / 2)) for k in range(-12, 1))  # 1e-6 .. 1
-PATIENCE = 2
-_ABANDONED = 0.01
 _ON_THE_WAY = 1e-4  # scikit-learn's default: enough to compare one C with the next
 
 
@@ -131,18 +130,15 @@ class Path:
         if not grid:
             raise ScoringError("The grid of C is empty.")
         steps: list[Step] = []
-        best, last, waited = np.inf, np.inf, 0
+        choice = Choice(patience)
 
         def loss(v: np.ndarray) -> float:
             return mean_nll(X_val @ self._weight(v).astype(self._X.dtype) + v[-1], y_val, val_weight)
 
         for C in grid:
-            self.descend(C, _rising(loss, best + _ABANDONED, last) if patience else None)
-            last = loss(self.point.v)
-            steps.append(Step(C, self.point, last))
-            waited = 0 if last < best else waited + 1
-            best = min(best, last)
-            if patience and (waited == patience or last > best + _ABANDONED):
+            self.descend(C, (lambda v: choice.hopeless(loss(v))) if patience else None)
+            steps.append(Step(C, self.point, loss(self.point.v)))
+            if choice.ends(steps[-1].val_nll):
                 break
         return steps
 
@@ -166,17 +162,6 @@ class Path:
 
     def _weight(self, v: np.ndarray) -> np.ndarray:
         return v[:-1] if self._space is None else self._space.weight(self._X, v[:-1])
-
-
-def _rising(loss: Callable[[np.ndarray], float], limit: float, last: float) -> Callable[[np.ndarray], bool]:
-    """Whether the loss is above the limit, and more so than when it was last asked about, or `last`."""
-
-    def asked(v: np.ndarray) -> bool:
-        nonlocal last
-        before, last = last, loss(v)
-        return last > max(limit, before)
-
-    return asked
 
 
 def mean_nll(logits: np.ndarray, y: np.ndarray, weights: np.ndarray | None = None) -> float:
