@@ -13,9 +13,9 @@ from scipy.special import expit
 
 from src.probes.spectrum import Spectrum
 
-_MEMORY = 100
+MEMORY = 100
 _BLOCK = 64  # rows that are float64 at a time: few enough to stay in a core's cache
-_ASKED = 3  # steps between questions whether a descent is hopeless
+ASKED = 3  # steps between questions whether a descent is hopeless
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class Memory:
 
     def __init__(self, spectrum: Spectrum, dtype: Any) -> None:
         self._spectrum, self._dtype = spectrum, dtype
-        self._pairs: deque[tuple[np.ndarray, np.ndarray, float, float]] = deque(maxlen=_MEMORY)
+        self._pairs: deque[tuple[np.ndarray, np.ndarray, float, float]] = deque(maxlen=MEMORY)
 
     def add(self, step: np.ndarray, change: np.ndarray) -> None:
         """Keep a step (d + 1,) and its change of slope, if the loss bends along it by more than rounding."""
@@ -147,7 +147,7 @@ def descend(
     for step in range(max_iter):
         if at.steepness(penalty) <= tolerance:
             return at, True
-        if hopeless and step % _ASKED == _ASKED - 1 and hopeless(at.v):
+        if hopeless and step % ASKED == ASKED - 1 and hopeless(at.v):
             return at, False
         curvature = max(float(rows.share @ (expit(at.z) * expit(-at.z))), 1e-4)
         direction = memory.direction(at.gradient(penalty), penalty, curvature).astype(np.float64)
@@ -181,12 +181,15 @@ def polish(
 
 
 def _step_length(rows: Rows, at: Point, direction: np.ndarray, dz: np.ndarray, penalty: float) -> float:
-    """Newton's method along the direction, on the margins: no product with the features."""
-    slope, bend = penalty * (at.v[:-1] @ direction[:-1]), penalty * (direction[:-1] @ direction[:-1])
-    t = 1.0
+    """Newton's method along the direction, on the margins: no product with the features.
+
+    The slope at the start is known to more digits than the margins' change, which therefore enters with changes only.
+    """
+    slope, bend = at.gradient(penalty) @ direction, penalty * (direction[:-1] @ direction[:-1])
+    start, t = expit(at.z), 1.0
     for _ in range(8):
         p = expit(at.z + t * dz)
-        first = (rows.share * (p - rows.y)) @ dz + slope + t * bend
+        first = slope + (rows.share * (p - start)) @ dz + t * bend
         second = (rows.share * p * (1 - p)) @ dz**2 + bend
         change = first / max(float(second), 1e-300)
         t, old = float(np.clip(t - change, t / 10, t * 10)), t

@@ -19,7 +19,7 @@ from src.probes.row_space import MOST_ROWS, RowSpace
 from src.probes.spectrum import Spectrum
 
 HALF_DECADES = tuple(float(10 ** (k / 2)) for k in range(-12, 1))  # 1e-6 .. 1
-_ON_THE_WAY = 1e-4  # scikit-learn's default: enough to compare one C with the next
+ON_THE_WAY = 1e-4  # scikit-learn's default: enough to compare one C with the next
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,7 @@ class Path:
     def descend(self, C: float, hopeless: Callable[[np.ndarray], bool] | None = None) -> None:
         """Go on to the solution at C, unless it is hopeless."""
         self.point, _ = descend(
-            self._rows, self.point, self._memory, penalty=self._penalty(C), tolerance=_ON_THE_WAY,
+            self._rows, self.point, self._memory, penalty=self._penalty(C), tolerance=ON_THE_WAY,
             max_iter=self._max_iter, hopeless=hopeless,
         )  # fmt: skip
 

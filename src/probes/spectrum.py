@@ -9,7 +9,7 @@ from scipy.linalg import qr
 _SAMPLED_ROWS = 2048
 _RANK = 128
 _ROWS_A_VECTOR = 16  # few rows are soon fitted: 1,019 of 4,096 took .13 s with 64 vectors, .17 s with 128
-_ROUNDING = 1e-6  # of the largest eigenvalue: below it float32 products tell nothing
+ROUNDING = 1e-6  # of the largest eigenvalue: below it float32 products tell nothing
 _SMALL = 512  # so many features or fewer: all eigenvectors, of all rows
 
 
@@ -42,11 +42,9 @@ class Spectrum:
         if d <= _SMALL:
             values, vectors = np.linalg.eigh((X.T @ (X * share.astype(X.dtype)[:, None])).astype(np.float64))
             return cls(vectors.astype(X.dtype), np.maximum(values, 0.0), 0.0)
-        rng = np.random.default_rng(0)
-        rows = np.sort(rng.choice(n, min(n, _SAMPLED_ROWS), replace=False))
+        rows, seeds = sketched_from(n)
         A, weights = X[rows], (share[rows] / share[rows].sum()).astype(X.dtype)
-        seeds = A[rng.choice(len(A), min(_RANK, -(-n // _ROWS_A_VECTOR)), replace=False)]
-        Q = np.asarray(qr(seeds.T, mode="economic", overwrite_a=True, check_finite=False)[0])
+        Q = np.asarray(qr(A[seeds].T, mode="economic", overwrite_a=True, check_finite=False)[0])
         B = A @ Q
         weighed = weights[:, None] * B
         F = A.T @ weighed @ _inverse_root(weighed.T @ B)
@@ -72,8 +70,15 @@ class Spectrum:
         return np.append(found, gradient[-1] / curvature)
 
 
+def sketched_from(n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Which of n rows the sketch is made from, and where among these the ones stand that it begins with."""
+    rng = np.random.default_rng(0)
+    rows = np.sort(rng.choice(n, min(n, _SAMPLED_ROWS), replace=False))
+    return rows, rng.choice(len(rows), min(_RANK, -(-n // _ROWS_A_VECTOR)), replace=False)
+
+
 def _inverse_root(M: np.ndarray) -> np.ndarray:
     """(k, r) R of a symmetric (k, k) M of rank r, such that R R' is its pseudo-inverse."""
     values, vectors = np.linalg.eigh(M.astype(np.float64))
-    there = values > _ROUNDING * values[-1]
+    there = values > ROUNDING * values[-1]
     return (vectors[:, there] / np.sqrt(values[there])).astype(M.dtype)
