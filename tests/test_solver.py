@@ -11,6 +11,7 @@ from threadpoolctl import threadpool_info, threadpool_limits
 
 from src.errors import ScoringError
 from src.probes import descent, solver, spectrum
+from src.probes.choice import Choice
 from src.probes.solver import HALF_DECADES, fit_at, fit_path, mean_nll, probability
 
 PARITY = 1e-10
@@ -199,6 +200,42 @@ def test_a_path_ends_where_validation_no_longer_gains():
     fit = fit_path(X[:400], y[:400], X[400:], y[400:])
     assert fit.C == best.C
     assert fit.val_nll == pytest.approx(best.val_nll, abs=1e-4)
+
+
+def test_a_c_that_only_makes_things_worse_is_left_after_three_steps(monkeypatch):
+    X, y = world(900, 200, seed=4)
+    asked = []
+    whole = Choice.hopeless
+
+    def watched(self, loss):
+        asked.append(whole(self, loss))
+        return asked[-1]
+
+    monkeypatch.setattr(Choice, "hopeless", watched)
+    solver.Path(X[:400], y[:400]).walk(X[400:], y[400:], (*HALF_DECADES[:6], 1.0))
+    assert asked == [True]
+
+
+@pytest.mark.usefixtures("sketched")
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_the_sketch_holds_all_of_features_of_few_directions(dtype):
+    rng = np.random.default_rng(0)
+    X = (rng.standard_normal((300, 8)) @ rng.standard_normal((8, 200))).astype(dtype)
+    share = rng.random(300)
+    share /= share.sum()
+    found = spectrum.Spectrum.of(X, share)
+    values = np.linalg.eigvalsh((X.T @ (X * share[:, None])).astype(np.float64))[-8:]
+    assert found.vectors is not None
+    np.testing.assert_allclose(found.values, values, rtol=1e-4)
+    np.testing.assert_allclose(found.vectors.T @ found.vectors, np.eye(8), atol=1e-4)
+    assert found.rest == pytest.approx(0, abs=1e-4 * values.sum() / 192)
+
+
+def test_features_that_are_all_zero_have_no_directions():
+    found = spectrum.Spectrum.of(np.zeros((700, 600), np.float32), np.full(700, 1 / 700))
+    assert found.vectors is not None
+    assert found.vectors.shape == (600, 0)
+    assert np.isfinite(found.precondition(0.25, 0.1, np.ones(601, np.float32))).all()
 
 
 def test_what_a_path_cannot_do_without_is_named():

@@ -6,7 +6,6 @@ The objective is sum_i share_i (softplus(z_i) - y_i z_i) + penalty |w|^2 / 2, z 
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,8 +13,9 @@ from scipy.special import expit
 
 from src.probes.spectrum import Spectrum
 
-_MEMORY = 100
+MEMORY = 100
 _BLOCK = 64  # rows that are float64 at a time: few enough to stay in a core's cache
+ASKED = 3  # steps between questions whether a descent is hopeless
 
 
 @dataclass(frozen=True)
@@ -72,41 +72,55 @@ class Point:
         gradient[-1] = self.slope[-1]
         return gradient
 
+    def steepness(self, penalty: float) -> float:
+        """Largest entry of the gradient."""
+        return float(np.abs(self.gradient(penalty)).max())
+
 
 class Memory:
-    """The last steps along a path of penalties, and what each did to the slope of the loss.
+    """How the loss bends: the features' spectrum, and the last steps along a path with what each did to the slope.
 
     The penalty's part of a change of gradient is known, so the pairs found under one penalty serve under the next.
+    They are kept, and directions found, in the features' precision: a product sees no more of a direction.
+
+    Args:
+        spectrum: of the features.
+        dtype: of the features.
     """
 
-    def __init__(self) -> None:
-        self._pairs: deque[tuple[np.ndarray, np.ndarray]] = deque(maxlen=_MEMORY)
+    def __init__(self, spectrum: Spectrum, dtype: Any) -> None:
+        self._spectrum, self._dtype = spectrum, dtype
+        self._pairs: deque[tuple[np.ndarray, np.ndarray, float, float]] = deque(maxlen=MEMORY)
 
     def add(self, step: np.ndarray, change: np.ndarray) -> None:
         """Keep a step (d + 1,) and its change of slope, if the loss bends along it by more than rounding."""
-        if step @ change > 1e-12 * np.linalg.norm(step) * np.linalg.norm(change):
-            self._pairs.append((step, change))
+        bend, square = float(step @ change), float(step[:-1] @ step[:-1])
+        if bend > 1e-12 * np.linalg.norm(step) * np.linalg.norm(change):
+            self._pairs.append((step.astype(self._dtype), change.astype(self._dtype), bend, square))
 
-    def direction(
-        self, gradient: np.ndarray, penalty: float, precondition: Callable[[np.ndarray], np.ndarray]
-    ) -> np.ndarray:
-        """(d + 1,) downhill: the two loops of Nocedal (1980, Mathematics of Computation 35) round a preconditioner."""
-        found, used = -gradient, []
-        for step, change in reversed(self._pairs):
-            bend = step @ change + penalty * (step[:-1] @ step[:-1])
-            share = step @ found / bend
+    def direction(self, gradient: np.ndarray, penalty: float, curvature: float) -> np.ndarray:
+        """(d + 1,) downhill: the two loops of Nocedal (1980, Mathematics of Computation 35) round a preconditioner.
+
+        Args:
+            gradient: of the objective.
+            penalty: ridge on the weights.
+            curvature: mean of p (1 - p) over the rows.
+        """
+        found, used = -gradient.astype(self._dtype), []
+        for step, change, bend, square in reversed(self._pairs):
+            whole = bend + penalty * square
+            share = float(step @ found) / whole
             found -= share * change
             found[:-1] -= share * penalty * step[:-1]
-            used.append((step, change, bend, share))
-        found = precondition(found)
-        for step, change, bend, share in reversed(used):
-            found += (share - (change @ found + penalty * (step[:-1] @ found[:-1])) / bend) * step
+            used.append((step, change, whole, share))
+        found = self._spectrum.precondition(curvature, penalty, found)
+        for step, change, whole, share in reversed(used):
+            found += (share - float(change @ found + penalty * (step[:-1] @ found[:-1])) / whole) * step
         return found
 
 
 def descend(
     rows: Rows,
-    spectrum: Spectrum,
     start: Point,
     memory: Memory,
     *,
@@ -119,27 +133,24 @@ def descend(
 
     Args:
         rows: what is fitted to.
-        spectrum: of its features.
         start: where to begin.
         memory: of earlier descents on the same rows; added to.
         penalty: ridge on the weights.
         tolerance: of the gradient's largest entry.
         max_iter: limit of steps.
-        hopeless: asked at every fifth step about (d + 1,) weights; True ends the descent.
+        hopeless: asked at every third step about (d + 1,) weights; True ends the descent.
 
     Returns:
         the last point, and whether the tolerance was reached.
     """
     at, residuals = start, rows.residuals(start.z)
     for step in range(max_iter):
-        gradient = at.gradient(penalty)
-        if np.abs(gradient).max() <= tolerance:
+        if at.steepness(penalty) <= tolerance:
             return at, True
-        if hopeless and step % 5 == 4 and hopeless(at.v):
+        if hopeless and step % ASKED == ASKED - 1 and hopeless(at.v):
             return at, False
         curvature = max(float(rows.share @ (expit(at.z) * expit(-at.z))), 1e-4)
-        direction = memory.direction(gradient, penalty, partial(spectrum.precondition, curvature, penalty))
-        direction = direction.astype(rows.X.dtype).astype(np.float64)  # what the product sees
+        direction = memory.direction(at.gradient(penalty), penalty, curvature).astype(np.float64)
         dz = rows.margins(direction)
         length = _step_length(rows, at, direction, dz, penalty)
         z = at.z + length * dz
@@ -148,32 +159,37 @@ def descend(
         change = rows.slope(residuals - old)
         at = Point(at.v + length * direction, z, at.slope + change)
         memory.add(length * direction, change)
-    return at, bool(np.abs(at.gradient(penalty)).max() <= tolerance)
+    return at, at.steepness(penalty) <= tolerance
 
 
 def polish(
-    rows: Rows, spectrum: Spectrum, start: Point, memory: Memory, *, penalty: float, tolerance: float, max_iter: int
+    rows: Rows, start: Point, memory: Memory, *, penalty: float, tolerance: float, max_iter: int
 ) -> tuple[Point, bool]:
-    """Go on to a tolerance that float32 products cannot see: every round begins with a slope in float64.
+    """Go on to a tolerance that float32 products cannot see: every round ends with a slope in float64.
 
     A round makes the gradient some thousand times smaller, since what float32 products add to it are changes only.
     """
-    at, known, reached = rows.at(start.v), np.inf, True
-    while (size := float(np.abs(at.gradient(penalty)).max())) > tolerance and size < known / 2 and reached:
-        known = size
-        near = max(tolerance / 2, size * 1e-3)
-        at, reached = descend(rows, spectrum, at, memory, penalty=penalty, tolerance=near, max_iter=max_iter)
+    at, known = start, np.inf
+    while True:
+        near = max(tolerance / 2, at.steepness(penalty) * 1e-3)
+        at, reached = descend(rows, at, memory, penalty=penalty, tolerance=near, max_iter=max_iter)
         at = rows.at(at.v)
-    return at, size <= tolerance
+        size = at.steepness(penalty)
+        if size <= tolerance or size > known / 2 or not reached:
+            return at, size <= tolerance
+        known = size
 
 
 def _step_length(rows: Rows, at: Point, direction: np.ndarray, dz: np.ndarray, penalty: float) -> float:
-    """Newton's method along the direction, on the margins: no product with the features."""
-    slope, bend = penalty * (at.v[:-1] @ direction[:-1]), penalty * (direction[:-1] @ direction[:-1])
-    t = 1.0
+    """Newton's method along the direction, on the margins: no product with the features.
+
+    The slope at the start is known to more digits than the margins' change, which therefore enters with changes only.
+    """
+    slope, bend = at.gradient(penalty) @ direction, penalty * (direction[:-1] @ direction[:-1])
+    start, t = expit(at.z), 1.0
     for _ in range(8):
         p = expit(at.z + t * dz)
-        first = (rows.share * (p - rows.y)) @ dz + slope + t * bend
+        first = slope + (rows.share * (p - start)) @ dz + t * bend
         second = (rows.share * p * (1 - p)) @ dz**2 + bend
         change = first / max(float(second), 1e-300)
         t, old = float(np.clip(t - change, t / 10, t * 10)), t

@@ -42,17 +42,27 @@ class Scaling:
         if not np.isfinite(scale).all():
             worst = int(np.flatnonzero(~np.isfinite(scale))[0])
             raise ScoringError(f"Feature {worst} spreads further than {sample.states.dtype} can square: scale it down.")
+        return cls.found(mean, scale, sample.states.dtype)
+
+    @classmethod
+    def found(cls, mean: np.ndarray, scale: np.ndarray, dtype: np.dtype) -> "Scaling":
+        """From (d,) float64 means and deviations of states of this precision."""
         # A constant feature has a rounding error for a deviation: dividing by it would invent a signal.
         constant = scale <= 1e-6 * np.maximum(np.abs(mean), 1e-6)
-        mean = mean.astype(sample.states.dtype).astype(np.float64)
+        mean = mean.astype(dtype).astype(np.float64)
         return cls(mean, np.where(constant, 1.0, scale), constant)
 
     def apply(self, sample: Sample) -> np.ndarray:
         """(m, d) in the precision of the states: constant features are 0, so that they get no weight."""
         features = np.empty((len(sample.rows), sample.states.shape[1]), dtype=sample.states.dtype)
         mean = self.mean.astype(features.dtype)
-        inverse = np.where(self.constant, 0.0, 1 / self.scale).astype(features.dtype)
+        inverse = self.inverse.astype(features.dtype)
         for place, block in sample.states.blocks(sample.rows):
             np.subtract(block, mean, out=features[place])
             features[place] *= inverse
         return features
+
+    @property
+    def inverse(self) -> np.ndarray:
+        """(d,) 1 / scale; 0 for a constant feature."""
+        return np.where(self.constant, 0.0, 1 / self.scale)

@@ -5,7 +5,7 @@ features scored NLL 2.57 where .58 was possible.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,14 +13,13 @@ from scipy.special import expit, logit
 from threadpoolctl import threadpool_limits
 
 from src.errors import ScoringError
+from src.probes.choice import PATIENCE, Choice
 from src.probes.descent import Memory, Point, Rows, descend, polish
 from src.probes.row_space import MOST_ROWS, RowSpace
 from src.probes.spectrum import Spectrum
 
 HALF_DECADES = tuple(float(10 ** (k / 2)) for k in range(-12, 1))  # 1e-6 .. 1
-PATIENCE = 2
-_ABANDONED = 0.01
-_ON_THE_WAY = 1e-4  # scikit-learn's default: enough to compare one C with the next
+ON_THE_WAY = 1e-4  # scikit-learn's default: enough to compare one C with the next
 
 
 @dataclass(frozen=True)
@@ -81,7 +80,7 @@ def fit_path(
     path = Path(X, y, sample_weight, max_iter=max_iter)
     best = min(path.walk(X_val, y_val, grid, patience=patience), key=lambda step: step.val_nll)
     fit = path.finished(best, tolerance)
-    return Fit(fit.weight, fit.bias, best.C, mean_nll(X_val @ fit.weight + fit.bias, y_val), fit.converged)
+    return replace(fit, val_nll=mean_nll(X_val @ fit.weight.astype(X.dtype) + fit.bias, y_val))
 
 
 @one_thread
@@ -114,8 +113,8 @@ class Path:
         dense = isinstance(X, np.ndarray)
         self._space = RowSpace.of(X) if dense and X.shape[0] < X.shape[1] and X.shape[0] <= MOST_ROWS else None
         self._rows = Rows(X if self._space is None else self._space.features, y.astype(np.float64), share)
-        self._spectrum = Spectrum.of(X, share) if self._space is None else self._space.spectrum
-        self._memory = Memory()
+        spectrum = Spectrum.of(X, share) if self._space is None else self._space.spectrum
+        self._memory = Memory(spectrum, self._rows.X.dtype)
         v = np.zeros(self._rows.X.shape[1] + 1)
         v[-1] = logit(share @ y)
         z = np.full(y.size, v[-1])
@@ -131,31 +130,29 @@ class Path:
         if not grid:
             raise ScoringError("The grid of C is empty.")
         steps: list[Step] = []
-        best, waited = np.inf, 0
+        choice = Choice(patience)
 
         def loss(v: np.ndarray) -> float:
             return mean_nll(X_val @ self._weight(v).astype(self._X.dtype) + v[-1], y_val, val_weight)
 
         for C in grid:
-            self.descend(C, _rising(loss, best + _ABANDONED) if patience else None)
+            self.descend(C, (lambda v: choice.hopeless(loss(v))) if patience else None)
             steps.append(Step(C, self.point, loss(self.point.v)))
-            waited = 0 if steps[-1].val_nll < best else waited + 1
-            best = min(best, steps[-1].val_nll)
-            if patience and (waited == patience or steps[-1].val_nll > best + _ABANDONED):
+            if choice.ends(steps[-1].val_nll):
                 break
         return steps
 
     def descend(self, C: float, hopeless: Callable[[np.ndarray], bool] | None = None) -> None:
         """Go on to the solution at C, unless it is hopeless."""
         self.point, _ = descend(
-            self._rows, self._spectrum, self.point, self._memory, penalty=self._penalty(C), tolerance=_ON_THE_WAY,
+            self._rows, self.point, self._memory, penalty=self._penalty(C), tolerance=ON_THE_WAY,
             max_iter=self._max_iter, hopeless=hopeless,
         )  # fmt: skip
 
     def finished(self, step: Step, tolerance: float) -> Fit:
         """The fit of a step, its gradient brought below the tolerance."""
         point, converged = polish(
-            self._rows, self._spectrum, step.point, self._memory, penalty=self._penalty(step.C), tolerance=tolerance,
+            self._rows, step.point, self._memory, penalty=self._penalty(step.C), tolerance=tolerance,
             max_iter=self._max_iter,
         )  # fmt: skip
         return Fit(self._weight(point.v), float(point.v[-1]), step.C, step.val_nll, converged)
@@ -169,18 +166,6 @@ class Path:
 
     def _weight(self, v: np.ndarray) -> np.ndarray:
         return v[:-1] if self._space is None else self._space.weight(self._X, v[:-1])
-
-
-def _rising(loss: Callable[[np.ndarray], float], limit: float) -> Callable[[np.ndarray], bool]:
-    """Whether the loss is above the limit, and more so than when it was last asked about."""
-    last = np.inf
-
-    def asked(v: np.ndarray) -> bool:
-        nonlocal last
-        before, last = last, loss(v)
-        return last > max(limit, before)
-
-    return asked
 
 
 def mean_nll(logits: np.ndarray, y: np.ndarray, weights: np.ndarray | None = None) -> float:
