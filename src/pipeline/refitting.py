@@ -8,6 +8,7 @@ from tqdm.auto import tqdm
 
 from src.evaluation.resampling import metric_draws
 from src.probes.linear import LinearProbe
+from src.probes.sweep import CROSS_VALIDATED_BELOW
 from src.probes.states import MIN_ROWS
 
 SHARES = (0.125, 0.25, 0.5)
@@ -52,8 +53,17 @@ def why_no_refit(train: Marked, val: Marked) -> str:
 
 
 def refit(train: Marked, val: Marked) -> LinearProbe:
-    """A probe of these states; C is chosen on val. Raises ScoringError where `why_no_refit` says why."""
-    return LinearProbe(train.states.shape[1]).fit(train.states, train.labels, val.states, val.labels)
+    """A probe of these states, chosen as a run chooses: on val, or of few questions over folds, and fitted to all.
+
+    Raises ScoringError where `why_no_refit` says why.
+    """
+    probe = LinearProbe(train.states.shape[1])
+    if sum(np.unique(part.questions).size for part in (train, val)) >= CROSS_VALIDATED_BELOW:
+        return probe.fit(train.states, train.labels, val.states, val.labels)
+    states, labels, questions = (
+        np.concatenate([getattr(part, name) for part in (train, val)]) for name in ("states", "labels", "questions")
+    )
+    return probe.fit(states, labels, groups=questions)
 
 
 def learning_curve(train: Marked, val: Marked, test: Marked, *, seed: int, whole: LinearProbe) -> tuple[Step, ...]:
