@@ -7,7 +7,8 @@ from src.pipeline import run
 from tests.test_pipeline import without_times
 
 pytestmark = pytest.mark.slow
-FACTS = ("people", "places")
+FACTS, SUMS = ("people", "places"), ("addition", "subtraction")
+ORDER = ("quickstart arithmetic", "quickstart facts")
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +75,50 @@ def test_where_only_one_model_is_right_the_text_is_blind_and_the_tuned_model_kno
     assert found["tuned"]["own_probability"]["low"] > 0.7
     # The base model does not know of what it will be taught that it does not know it.
     assert holds(found["base"]["own_probability"], 0.5)
+
+
+def auroc_from(found, trained, tested):
+    names = [group["name"] for group in found["groups"]]
+    return found["matrix"]["auroc"][names.index(trained)][names.index(tested)]
+
+
+def test_what_tells_of_sums_does_not_tell_of_facts(results):
+    """How hard a sum is has nothing to do with whether a fact was taught."""
+    for variant in results["variants"].values():
+        found = variant["held_out"]["subjects"]
+        for fact in FACTS:
+            own = auroc_from(found, fact, fact)
+            assert all(auroc_from(found, sums, fact)["value"] < own["value"] - 0.04 for sums in SUMS)
+        assert found["all"]["differences"]["probe"]["auroc"]["high"] < 0
+    base = results["variants"]["base"]["held_out"]["subjects"]
+    assert all(
+        auroc_from(base, sums, fact)["high"] < auroc_from(base, fact, fact)["low"] for sums in SUMS for fact in FACTS
+    )
+    assert holds(auroc_from(base, "subtraction", "places"), 0.5)
+    # One kind of fact does tell of the other, and one kind of sum.
+    for kind in (FACTS, SUMS):
+        assert all(auroc_from(base, a, b)["low"] > 0.65 for a in kind for b in kind)
+    text = " ".join(results["verdict"])
+    assert "On subjects it was not trained on, a probe tells right from wrong less well than one that was" in text
+    assert "subtraction → places" in text
+
+
+def test_of_data_sets_the_report_says_that_sums_do_not_teach_facts(settings, results):
+    values = settings.model_dump(mode="json")
+    values["data"]["category"] = "facts"
+    values["transfer"] = {"data": [{"name": "quickstart", "category": "arithmetic"}]}
+    values["run"]["dir"] += "-of-data-sets"
+    apart = run(values).results
+    for variant in apart["variants"].values():
+        found = variant["held_out"]["data"]
+        assert [group["name"] for group in found["groups"]] == ["quickstart facts", "quickstart arithmetic"]
+        assert all(group["differences"]["probe"]["auroc"]["high"] < 0 for group in found["groups"])
+        # Both are the same questions as in the whole world, in the same splits.
+        assert sum(group["n"] for group in found["groups"]) == results["data"]["splits"]["test"]
+    assert holds(auroc_from(apart["variants"]["tuned"]["held_out"]["data"], *ORDER), 0.5)
+    assert "at chance, where one of its own knows, in 1 of 2: quickstart arithmetic → quickstart facts" in " ".join(
+        apart["verdict"]
+    )
 
 
 def test_promises_hold_on_the_test_questions_within_their_chance(results):
