@@ -258,6 +258,16 @@ def test_what_different_probes_say_is_not_compared():
     assert apart[0]["auroc"]["value"] == pytest.approx(wanted)
 
 
+def test_a_group_of_one_class_has_no_pairs_and_takes_no_value_from_the_others():
+    rng = np.random.default_rng(0)
+    groups, y, p = np.repeat([0, 1], 100), rng.permutation(200) % 2, rng.random(200)
+    y[groups == 1] = 1
+    one = tried(p, y.astype(float), groups)
+    mixed, single = one.by_group(2)
+    assert one.whole()["scores"]["held_out"]["auroc"] == mixed["scores"]["held_out"]["auroc"]
+    assert single["scores"]["held_out"]["auroc"]["reason"] == "one class: every answer is right"
+
+
 def test_a_probe_that_equals_the_other_differs_from_it_by_nothing():
     rng = np.random.default_rng(0)
     y = rng.permutation(200) % 2
@@ -551,4 +561,5 @@ def test_every_cell_of_the_map_holds_its_number_and_a_tint_that_grows_with_it(re
     tints = [bar.get_facecolor()[3] for bar in ax.containers[0]]
     order = np.argsort([value or 0.0 for row in values for value in row])
     assert sorted(tints) == [tints[cell] for cell in order]
+    assert len(set(tints)) == 7  # .4, .5 and unknown are alike
     assert [tick.get_text() for tick in ax.get_yticklabels()] == ["subject 0", "subject 1", "subject 2"]
