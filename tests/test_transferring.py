@@ -563,3 +563,10 @@ def test_every_cell_of_the_map_holds_its_number_and_a_tint_that_grows_with_it(re
     assert sorted(tints) == [tints[cell] for cell in order]
     assert len(set(tints)) == 7  # .4, .5 and unknown are alike
     assert [tick.get_text() for tick in ax.get_yticklabels()] == ["subject 0", "subject 1", "subject 2"]
+
+
+def test_a_probe_of_shuffled_labels_that_is_refused_does_not_end_the_run():
+    for seed in range(4):
+        examples, asked = world(seed=seed)
+        asked.correct[[example.subject != "two" for example in examples]] = 1.0
+        judged(examples, asked)

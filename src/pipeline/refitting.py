@@ -8,8 +8,8 @@ from tqdm.auto import tqdm
 
 from src.evaluation.resampling import metric_draws
 from src.probes.linear import LinearProbe
-from src.probes.sweep import CROSS_VALIDATED_BELOW
 from src.probes.states import MIN_ROWS
+from src.probes.sweep import CROSS_VALIDATED_BELOW
 
 SHARES = (0.125, 0.25, 0.5)
 REPEATS = 5
