@@ -93,7 +93,7 @@ def test_every_python_block_of_the_guide_runs(deep_model, workplace):
         environment = os.environ | service.environment() | {"OMP_NUM_THREADS": "1", "MPLBACKEND": "Agg"}
         done = subprocess.run(
             [sys.executable, "-W", "error::UserWarning:src", str(script)],
-            cwd=workplace, env=environment, capture_output=True, text=True, check=False, timeout=150,
+            cwd=workplace, env=environment, capture_output=True, text=True, check=False, timeout=400,
         )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     assert "Supported models: ['meta-llama/Llama-3.1-8B']" in done.stdout
