@@ -16,6 +16,8 @@ from pydantic import (
     model_validator,
 )
 
+from src import storage
+
 
 def _with_home(path: str) -> str:
     """`~` expanded: the shell has not done it in a YAML file."""
@@ -26,6 +28,8 @@ def _with_home(path: str) -> str:
 
 
 def _output_folder(path: str) -> str:
+    if storage.is_url(path):
+        return path
     if not path.strip() or "\0" in path:
         raise ValueError("the path of a folder is needed")
     if re.search(r"\$\w|\$\{|%\w+%", path):
@@ -185,7 +189,7 @@ class ExtractionConfig(Section):
     words the one that ends the thinking, the mean over the ends of its chunks, the answer's first, last, the mean of
     all, the first or last that holds the exact answer that was marked, or the one before or after that."""
     cache_dir: OutputFolder | None = None
-    """Where states and answers are kept between runs; none: not kept."""
+    """Where states and answers are kept between runs, a folder or a URL that fsspec knows; none: not kept."""
     cache: Literal["optional", "required"] = "optional"
     """Where cache_dir is read-only or full: optional goes on with a warning, required stops."""
 
@@ -230,11 +234,13 @@ class RunConfig(Section):
     """Where the results go and how the work is done."""
 
     dir: OutputFolder | None = None
-    """Gets config.yaml, results.json, questions.csv and report.html; none: runs/ and the experiment's name."""
-    engine: Literal["local"] = "local"
-    """Who computes: this process."""
-    workers: StrictInt = Field(1, ge=1, le=1)
-    """How many processes ask the model; the local engine has one."""
+    """Gets config.yaml, results.json, questions.csv and report.html; none: runs/ and the experiment's name. May be a URL
+    that fsspec knows, such as s3://bucket/run."""
+    engine: Literal["local", "ray"] = "local"
+    """Who computes: this process, or workers of Ray (extra `ray`; the cluster of RAY_ADDRESS, else one on this
+    machine)."""
+    workers: StrictInt = Field(1, ge=1)
+    """How many workers ask the model, each with a model of its own; the local engine has one."""
     if_exists: Literal["resume", "replace", "fail"] = "resume"
     """What to do where dir holds a run: go on with the same one, start anew, or stop."""
 
@@ -263,6 +269,10 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _sections_agree(self) -> "Config":
+        if self.run.engine == "local" and self.run.workers > 1:
+            raise ValueError(
+                f"run.workers is {self.run.workers}, and the local engine has one: set run.engine: ray, or leave it out"
+            )
         if self.data.name in ("custom", "answered") and not self.data.path:
             raise ValueError(f"data.name is {self.data.name}, but data.path (the file of questions) is not given")
         self._adapters_agree()
@@ -308,7 +318,7 @@ class Config(Section):
     @property
     def folder(self) -> Path:
         """Where the results go."""
-        return Path(self.run.dir or f"runs/{_as_file_name(self.experiment.name)}")
+        return storage.place(self.run.dir or f"runs/{_as_file_name(self.experiment.name)}")
 
 
 def _as_file_name(name: str) -> str:

@@ -37,6 +37,21 @@ def ask(
     return asker(model, tokenizer, questions, config, layers, label)
 
 
+def ask_all(
+    model: Any, tokenizer: Any, questions: Questions, config: Config, *, layers: tuple[str, ...], tuned: bool
+) -> dict[str, Asked]:
+    """Ask the base model and, with an adapter, the tuned one: one loaded model, the adapter switched."""
+
+    def asked(label: str) -> Asked:
+        return ask(model, tokenizer, questions, config, layers=layers, label=label)
+
+    if not tuned:
+        return {"base": asked("base")}
+    with model.disable_adapter():
+        base = asked("base")
+    return {"base": base, "tuned": asked("tuned")}
+
+
 def forecast(
     model: Any, tokenizer: Any, questions: Questions, config: Config, *, layers: tuple[str, ...]
 ) -> ExtractionPlan:

@@ -13,7 +13,7 @@ from src import files
 from src.config import Config, load_config
 from src.pipeline.answers import answers_parquet
 from src.pipeline.asked import Asked
-from src.pipeline.asking import ask
+from src.pipeline.asking import ask_all
 from src.pipeline.contrasting import advantages, compare, gains
 from src.pipeline.folder import (
     ANSWERS,
@@ -105,10 +105,17 @@ def run(config: str | Path | Mapping[str, Any] | Config) -> RunResult:
     questions, splits = plan.questions, plan.splits
     with clock.stage("weights"):
         adapter = _prepare_adapter(config)
+    if config.run.engine == "ray":
+        from src.pipeline.spreading import ask_spread
+
+        with clock.stage("workers"):
+            ask_spread(plan, config, adapter)
+    with clock.stage("weights"):
         model, tokenizer = model_loader(config, adapter).load()
         models = identities(model, tuned=plan.adapter is not None)
     with clock.stage("answers and states"):
-        asked = _ask_all(model, tokenizer, plan, config)
+        tuned = plan.adapter is not None
+        asked = ask_all(model, tokenizer, plan.questions, config, layers=plan.layers, tuned=tuned)
     facts = {"name": config.model.name, "adapter": adapter, "parameters": plan.parameters}
     del model
     seed = config.experiment.seed
@@ -161,19 +168,6 @@ def _prepare_adapter(config: Config) -> str | None:
         allow_export = bool(config.tinker and config.tinker.allow_export)
         return download_and_convert_weights(checkpoint, config.model.name, output_dir, allow_export=allow_export)
     return config.adapter_folder
-
-
-def _ask_all(model: Any, tokenizer: Any, plan: Plan, config: Config) -> dict[str, Asked]:
-    """Ask the base model and, with an adapter, the tuned one: one loaded model, the adapter switched."""
-
-    def asked(label: str) -> Asked:
-        return ask(model, tokenizer, plan.questions, config, layers=plan.layers, label=label)
-
-    if plan.adapter is None:
-        return {"base": asked("base")}
-    with model.disable_adapter():
-        base = asked("base")
-    return {"base": base, "tuned": asked("tuned")}
 
 
 def _judge_all(judge: Judge, asked: Mapping[str, Asked], probed: Mapping[str, Probed]) -> dict[str, Any]:

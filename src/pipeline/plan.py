@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from src import machine
+from src import machine, storage
 from src.config import Config
 from src.data.splits import SPLITS, Splits, split_examples
 from src.data.trained_on import apart, read_trained_on
@@ -152,7 +152,7 @@ def _memory_note(config: Config, needed: int) -> list[str]:
 
 def _disk_note(config: Config, needed: int) -> list[str]:
     folder = config.extraction.cache_dir
-    if not folder or needed <= (free := machine.free_disk(Path(folder))):
+    if not folder or storage.is_url(folder) or needed <= (free := machine.free_disk(Path(folder))):
         return []
     return [
         f"The hidden states take {machine.in_words(needed)}, and {machine.in_words(free)} are free in {folder}: the "

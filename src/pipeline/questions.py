@@ -1,5 +1,6 @@
 """Stage 1: the questions of a run, and how their answers are to be read."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -33,6 +34,12 @@ class Questions:
     with_choices: bool
     given: tuple[Given, ...] = ()
     messages: tuple[str, ...] = ()
+
+    def only(self, rows: Iterable[int]) -> "Questions":
+        """These questions, in this order."""
+        rows = list(rows)
+        parts = {name: getattr(self, name) for name in ("examples", "given", "messages")}
+        return replace(self, **{name: tuple(part[row] for row in rows) if part else () for name, part in parts.items()})
 
     @property
     def chance(self) -> float:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from src import files
 
 CAPTURE_VERSION = 2
+_STAYING = "_confprobe_weights_hash"
 _NOT_NUMERIC = ("_name_or_path", "transformers_version", "use_cache", "output_attentions",
                 "output_hidden_states", "return_dict", "_commit_hash")  # fmt: skip
 
@@ -29,13 +30,25 @@ def fingerprint(model: Any) -> dict[str, Any]:
         config.pop(key, None)
     return {
         "capture": CAPTURE_VERSION,
-        "weights": _hash_tensors(_base_tensors(model)),
+        "weights": _weights(model),
         "adapter": _adapter_hash(model),
         "dtype": str(model.get_input_embeddings().weight.dtype).removeprefix("torch."),
         "quantization": quantization_of(model),
         "attention": model.config._attn_implementation,
         "config": files.sha256_of_json(json.loads(json.dumps(config, default=str)))[:16],
     }
+
+
+def weights_stay(model: nn.Module) -> None:
+    """Promise that nobody changes the base model's weights any more, so that they are hashed here and never again.
+
+    Without it every call that uses a cache hashes them, which is nothing beside a long call and much beside a batch.
+    """
+    model.__dict__[_STAYING] = _hash_tensors(_base_tensors(model))
+
+
+def _weights(model: nn.Module) -> str | None:
+    return model.__dict__[_STAYING] if _STAYING in model.__dict__ else _hash_tensors(_base_tensors(model))
 
 
 def quantization_of(model: Any) -> str | None:

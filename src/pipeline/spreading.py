@@ -1,0 +1,182 @@
+"""Engine "ray": the same questions asked by several workers, whose rows meet in the cache.
+
+A worker builds its model from the configuration and runs the very asking of one machine on a batch of questions;
+all that it computes goes to the content-named shards of the cache, so that a batch that is asked twice, by a worker
+that was killed and by its successor, is harmless. What the workers say is thrown away: afterwards the run goes on as
+it does on one machine, and finds every row there. Queue, retries, back-pressure, autoscaling and progress are Ray's.
+"""
+
+import contextlib
+import importlib.util
+import logging
+import os
+import secrets
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from src import files, machine, storage
+from src.config import Config, load_config
+from src.errors import CacheError, ConfigError, ProbingError
+from src.pipeline.asking import ask_all
+from src.pipeline.plan import Plan, model_loader
+from src.pipeline.questions import Questions
+
+log = logging.getLogger(__name__)
+
+# Small enough that workers end together and a killed one loses little, large enough to pack and to share beginnings.
+_MOST_QUESTIONS, _BATCHES = 512, 8
+# Of a logical CPU: workers that take all of them would starve Ray's own read tasks, and wait for ever.
+_CPUS = 0.5
+_LOCAL = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "token"}
+
+
+def check_can_spread(config: Config) -> None:
+    """Raise ConfigError where the engine is ray and something that it needs is missing."""
+    if config.run.engine != "ray":
+        return
+    if importlib.util.find_spec("ray") is None:
+        raise ConfigError('run.engine is ray, which is not installed: pip install "llm-confidence-probing[ray]".')
+    if config.extraction.cache_dir is None:
+        raise ConfigError(
+            "run.engine is ray, and workers meet in the cache: set extraction.cache_dir to a folder or a URL that all of "
+            "them reach."
+        )
+
+
+def ask_spread(plan: Plan, config: Config, adapter: str | None) -> None:
+    """Have workers ask every question, so that all rows of this run lie in the cache.
+
+    Args:
+        plan: questions and layers.
+        config: of the run; `run.workers` is how many.
+        adapter: the adapter's folder, which every worker must find under this name.
+
+    Raises:
+        ProbingError: what a worker raised of ours.
+        CacheError: a worker does not reach the cache, or rows are missing.
+        ConfigError: the cluster cannot be reached.
+    """
+    cache = storage.place(config.extraction.cache_dir or "")
+    marker = f"workers-{uuid.uuid4().hex[:12]}.txt"
+    with machine.writing(cache, setting="extraction.cache_dir"):
+        storage.make_folder(cache)
+        files.write_text(cache / marker, "Workers look whether they see the same folder.\n")
+    try:
+        with _cluster():
+            done = _mapped(plan, config, adapter, marker)
+    finally:
+        (cache / marker).unlink(missing_ok=True)
+    if missing := len(plan.questions.examples) - np.unique(done).size:
+        raise CacheError(f"Workers left out {missing} questions. Run it again: what is in the cache is used.")
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What a worker builds its model from: plain values, never a model.
+
+    Attributes:
+        config: of the run, as plain values.
+        adapter: its folder, or None.
+        layers: canonical names.
+        questions: where Ray keeps all of them.
+        marker: the name of a file that lies in the cache.
+    """
+
+    config: dict[str, Any]
+    adapter: str | None
+    layers: tuple[str, ...]
+    questions: Any
+    marker: str
+
+
+class Worker:
+    """An actor: one loaded model, asked batch after batch."""
+
+    def __init__(self, spec: Spec):
+        import ray
+
+        from src.models.extraction.fingerprint import weights_stay
+
+        self._spec, self._config = spec, load_config(spec.config)
+        if not (storage.place(self._config.extraction.cache_dir or "") / spec.marker).exists():
+            raise CacheError(
+                f"A worker does not see what the driver wrote into {self._config.extraction.cache_dir}: "
+                "extraction.cache_dir must be storage that all machines share."
+            )
+        self._questions: Questions = ray.get(spec.questions)
+        self._model, self._tokenizer = model_loader(self._config, spec.adapter).load()
+        weights_stay(self._model)
+
+    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Ask the questions of these numbers; nothing but the numbers comes back."""
+        ask_all(
+            self._model, self._tokenizer, self._questions.only(batch["id"]), self._config, layers=self._spec.layers,
+            tuned=self._spec.adapter is not None,
+        )  # fmt: skip
+        return batch
+
+
+def _mapped(plan: Plan, config: Config, adapter: str | None, marker: str) -> np.ndarray:
+    """The numbers of the questions that were asked, in any order."""
+    import ray
+
+    n, workers = len(plan.questions.examples), config.run.workers
+    size = max(1, min(_MOST_QUESTIONS, -(-n // (workers * _BATCHES))))
+    spec = Spec(config.model_dump(mode="json"), adapter, plan.layers, ray.put(plan.questions), marker)
+    with_gpu = ray.cluster_resources().get("GPU", 0) >= workers
+    try:
+        done = ray.data.range(n, override_num_blocks=-(-n // size)).map_batches(
+            Worker, fn_constructor_kwargs={"spec": spec}, batch_size=size, num_cpus=_CPUS,
+            num_gpus=1 if with_gpu else None, compute=ray.data.ActorPoolStrategy(size=workers),
+        )  # fmt: skip
+        return np.concatenate([batch["id"] for batch in done.iter_batches(batch_size=None)])
+    except ray.exceptions.RayError as error:
+        raise _ours(error) from error
+
+
+def _ours(error: BaseException) -> BaseException:
+    """The error of ours that a worker raised; else what Ray says."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ProbingError):
+            return cause
+        cause = getattr(cause, "cause", None) or cause.__cause__
+    return error
+
+
+@contextlib.contextmanager
+def _cluster() -> Iterator[None]:
+    """The cluster of RAY_ADDRESS or of this process; else one on this machine, shut down when the block ends."""
+    before = {name: os.environ.get(name) for name in (*_LOCAL, "RAY_AUTH_TOKEN")}
+    address = os.environ.get("RAY_ADDRESS")
+    if not address:
+        os.environ.update(_LOCAL, RAY_AUTH_TOKEN=secrets.token_hex(32))
+    import ray
+
+    ours = not ray.is_initialized()
+    try:
+        if ours:
+            _start(address)
+        yield
+    finally:
+        if ours:
+            ray.shutdown()
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def _start(address: str | None) -> None:
+    import ray
+
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    try:
+        ray.init(address=address or "local", include_dashboard=None if address else False, log_to_driver=False)
+    except (ConnectionError, ray.exceptions.RayError) as error:
+        raise ConfigError(f"The Ray cluster {address or 'on this machine'} cannot be reached: {error}") from error
