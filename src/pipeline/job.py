@@ -26,7 +26,7 @@ from src.pipeline.folder import (
     writing,
 )
 from src.pipeline.judging import Judge
-from src.pipeline.plan import Plan, make_plan, model_loader
+from src.pipeline.plan import make_plan, model_loader
 from src.pipeline.probing import Probed, answered_splits, fit_scorers
 from src.pipeline.results import (
     SCHEMA,

@@ -61,7 +61,19 @@ def quantization_of(model: Any) -> str | None:
 def _base_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     for name, parameter in model.named_parameters():
         if ".lora_" not in name:
-            yield name.removeprefix("base_model.model.").replace(".base_layer.", "."), parameter
+            yield name.removeprefix("base_model.model.").replace(".base_layer.", "."), _whole(model, name, parameter)
+
+
+def _whole(model: nn.Module, name: str, parameter: Tensor) -> Tensor:
+    """The tensor itself, where the model holds a part of it only, or keeps it on the host or on disk until it is used.
+
+    Of a model that is split over processes, all of them must ask.
+    """
+    if hasattr(parameter, "full_tensor"):
+        return parameter.full_tensor()
+    module, _, leaf = name.rpartition(".")
+    stored = getattr(getattr(model.get_submodule(module), "_hf_hook", None), "weights_map", None)
+    return stored[leaf] if parameter.is_meta and stored is not None else parameter
 
 
 def _adapter_hash(model: nn.Module) -> str | None:
