@@ -26,7 +26,7 @@ def free_memory() -> int | None:
 
 
 def free_disk(path: Path) -> int:
-    """Free bytes on the disk of `path`, which need not exist yet. Raises OSError, also of a place beyond this machine."""
+    """Free bytes on the disk of `path`, which need not exist yet. Raises OSError, also where it is on no disk here."""
     if not storage.is_local(path):
         raise OSError(f"{path} does not say how much room it has")
     path = path.absolute()

@@ -234,8 +234,8 @@ class RunConfig(Section):
     """Where the results go and how the work is done."""
 
     dir: OutputFolder | None = None
-    """Gets config.yaml, results.json, questions.csv and report.html; none: runs/ and the experiment's name. May be a URL
-    that fsspec knows, such as s3://bucket/run."""
+    """Gets config.yaml, results.json, questions.csv and report.html; none: runs/ and the experiment's name. A folder or
+    a URL that fsspec knows, such as s3://bucket/run."""
     engine: Literal["local", "ray"] = "local"
     """Who computes: this process, or workers of Ray (extra `ray`; the cluster of RAY_ADDRESS, else one on this
     machine)."""

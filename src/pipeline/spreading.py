@@ -42,8 +42,8 @@ def check_can_spread(config: Config) -> None:
         raise ConfigError('run.engine is ray, which is not installed: pip install "llm-confidence-probing[ray]".')
     if config.extraction.cache_dir is None:
         raise ConfigError(
-            "run.engine is ray, and workers meet in the cache: set extraction.cache_dir to a folder or a URL that all of "
-            "them reach."
+            "run.engine is ray, and workers meet in the cache: set extraction.cache_dir to a folder or a URL that all "
+            "of them reach."
         )
 
 

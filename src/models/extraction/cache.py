@@ -136,7 +136,7 @@ class ActivationCache:
 
 
 def shards(folder: Path) -> list[Path]:
-    """The files of a context's folder, as far as there is one, that have the name of a shard, in order; all others are somebody else's."""
+    """The files of a context's folder that have the name of a shard, in order; all others are somebody else's."""
     return sorted(path for path in folder.glob(f"*{SUFFIX}") if _SHARD_NAME.fullmatch(path.stem))
 
 

@@ -146,8 +146,8 @@ def read_rows(
     if cache_dir is not None:
         if any(hasattr(parameter, "full_tensor") for parameter in model.parameters()):
             raise ModelError(
-                "This model is split over processes (tp_plan), which could disagree about what the cache holds and wait for "
-                "each other for ever. Leave cache_dir out."
+                "This model is split over processes (tp_plan), which could disagree about what the cache holds, and wait "
+                "for each other for ever. Leave cache_dir out."
             )
         context, name = cache_context(model, job.parts), model.config._name_or_path
         store = ActivationCache(cache_dir, context, model_name=name, required=cache == "required")
