@@ -1,5 +1,6 @@
 """Ray's workers give what one process gives, whoever is killed."""
 
+import importlib.util
 import json
 import os
 import random
@@ -7,7 +8,6 @@ import shutil
 import subprocess
 import sys
 import uuid
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -15,8 +15,7 @@ from pandas import read_parquet
 
 from src.config import load_config
 from src.errors import ConfigError
-from src.pipeline import read_results, run
-from src.pipeline.spreading import check_can_spread
+from src.pipeline import make_plan, read_results, run
 from tests.test_pipeline import choices, config  # noqa: F401 (choices is a fixture)
 
 
@@ -27,7 +26,7 @@ def alone_in_its_network(*command):
 
 @pytest.fixture(scope="module")
 def ray_alone():
-    if find_spec("ray") is None:
+    if importlib.util.find_spec("ray") is None:
         pytest.skip("needs the extra ray")
     if not shutil.which("unshare") or not shutil.which("ip"):
         pytest.skip("needs unshare and ip")
@@ -75,10 +74,11 @@ def test_workers_need_ray_and_a_cache(tmp_path, model_folder, choices, monkeypat
         load_config(settings, {"run.workers": 2})
     spreading = load_config(settings, {"run.workers": 2, "run.engine": "ray"})
     with pytest.raises(ConfigError, match=r"set extraction\.cache_dir to a folder or a URL"):
-        check_can_spread(load_config(spreading, {"extraction.cache_dir": None}))
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+        make_plan(load_config(spreading, {"extraction.cache_dir": None}))
+    there = importlib.util.find_spec
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "ray" else there(name))
     with pytest.raises(ConfigError, match=r"run\.engine is ray, which is not installed: pip install"):
-        check_can_spread(spreading)
+        make_plan(spreading)
 
 
 @pytest.mark.slow

@@ -7,10 +7,10 @@ it does on one machine, and finds every row there. Queue, retries, back-pressure
 """
 
 import contextlib
-import importlib.util
 import logging
 import os
 import secrets
+import sys
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -34,19 +34,6 @@ _CPUS = 0.5
 _LOCAL = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "token"}
 
 
-def check_can_spread(config: Config) -> None:
-    """Raise ConfigError where the engine is ray and something that it needs is missing."""
-    if config.run.engine != "ray":
-        return
-    if importlib.util.find_spec("ray") is None:
-        raise ConfigError('run.engine is ray, which is not installed: pip install "llm-confidence-probing[ray]".')
-    if config.extraction.cache_dir is None:
-        raise ConfigError(
-            "run.engine is ray, and workers meet in the cache: set extraction.cache_dir to a folder or a URL that all "
-            "of them reach."
-        )
-
-
 def ask_spread(plan: Plan, config: Config, adapter: str | None) -> None:
     """Have workers ask every question, so that all rows of this run lie in the cache.
 
@@ -66,7 +53,7 @@ def ask_spread(plan: Plan, config: Config, adapter: str | None) -> None:
         storage.make_folder(cache)
         files.write_text(cache / marker, "Workers look whether they see the same folder.\n")
     try:
-        with _cluster():
+        with _cluster(config.run.workers):
             done = _mapped(plan, config, adapter, marker)
     finally:
         (cache / marker).unlink(missing_ok=True)
@@ -149,7 +136,7 @@ def _ours(error: BaseException) -> BaseException:
 
 
 @contextlib.contextmanager
-def _cluster() -> Iterator[None]:
+def _cluster(workers: int) -> Iterator[None]:
     """The cluster of RAY_ADDRESS or of this process; else one on this machine, shut down when the block ends."""
     before = {name: os.environ.get(name) for name in (*_LOCAL, "RAY_AUTH_TOKEN")}
     address = os.environ.get("RAY_ADDRESS")
@@ -160,7 +147,7 @@ def _cluster() -> Iterator[None]:
     ours = not ray.is_initialized()
     try:
         if ours:
-            _start(address)
+            _start(address, workers)
         yield
     finally:
         if ours:
@@ -172,11 +159,14 @@ def _cluster() -> Iterator[None]:
                 os.environ[name] = value
 
 
-def _start(address: str | None) -> None:
-    import ray
+def _start(address: str | None, workers: int) -> None:
+    import ray.data
 
     logging.getLogger("ray.data").setLevel(logging.WARNING)
+    ray.data.DataContext.get_current().enable_progress_bars = sys.stderr.isatty()
+    cpus = max(os.cpu_count() or 1, workers)
+    here: dict[str, Any] = {} if address else {"include_dashboard": False, "num_cpus": cpus}
     try:
-        ray.init(address=address or "local", include_dashboard=None if address else False, log_to_driver=False)
+        ray.init(address=address or "local", log_to_driver=False, **here)
     except (ConnectionError, ray.exceptions.RayError) as error:
         raise ConfigError(f"The Ray cluster {address or 'on this machine'} cannot be reached: {error}") from error
