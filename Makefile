@@ -65,7 +65,7 @@ clean:
 	touch $@
 
 .venv/installed-dev: .venv/installed
-	$(PIP) --editable '.[dev,quant,tinker,notebook,inspect]'
+	$(PIP) --editable '.[dev,quant,tinker,notebook,inspect,ray,s3]'
 	touch $@
 
 .venv.tinker-server/installed: $(TINKER_SERVER)/requirements.txt

@@ -17,6 +17,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from src import storage
+
 _sys = SimpleNamespace(
     open=os.open, write=os.write, fsync=os.fsync, close=os.close, replace=os.replace, unlink=os.unlink
 )
@@ -46,18 +48,24 @@ def is_stale(path: Path) -> bool:
 
 def sweep_temporaries(folder: Path) -> None:
     """Remove the stale temporaries in `folder`."""
-    for path in folder.iterdir():
+    for path in folder.iterdir() if storage.is_local(folder) else ():
         if is_stale(path):
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def write_bytes(path: Path, data: bytes | memoryview) -> None:
-    """Write `data` so that `path` holds the old or the new content, never a part. Raises OSError."""
+    """Write `data` so that `path` holds the old or the new content, never a part. Raises OSError.
+
+    Beyond this machine (`storage.place`) that is what the storage promises: S3 and memory do, sftp does not.
+    """
     write_pieces(path, [data])
 
 
 def write_pieces(path: Path, pieces: Iterable[bytes | memoryview]) -> None:
     """As `write_bytes`, of several pieces one after the other."""
+    if not storage.is_local(path):
+        storage.put(path, b"".join(pieces))
+        return
     temporary = _temporary_beside(path)
     handle = _sys.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
     try:
@@ -102,8 +110,12 @@ def staged_directory(destination: Path) -> Iterator[Path]:
     """Yield a private sibling folder that becomes `destination` when the block ends without an error.
 
     A folder that already stands at `destination` is replaced; on any error it is left as it was and
-    the staging folder is removed.
+    the staging folder is removed. Object stores have no folders to exchange: there files go straight to their place,
+    and a reader must be able to tell when one of them is of another time.
     """
+    if not storage.is_local(destination):
+        yield destination
+        return
     with scratch_directory(destination) as staging:
         yield staging
         _replace_directory(staging, destination)

@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from src import storage
 from src.errors import ProbingError, StorageError
 
 # The limit of a container: version 2 and version 1 of Linux control groups.
@@ -25,7 +26,9 @@ def free_memory() -> int | None:
 
 
 def free_disk(path: Path) -> int:
-    """Free bytes on the disk of `path`, which need not exist yet. Raises OSError."""
+    """Free bytes on the disk of `path`, which need not exist yet. Raises OSError, also where it is on no disk here."""
+    if not storage.is_local(path):
+        raise OSError(f"{path} does not say how much room it has")
     path = path.absolute()
     while not path.exists():
         path = path.parent
@@ -36,7 +39,8 @@ def free_disk(path: Path) -> int:
 def writing(folder: Path, *, setting: str) -> Iterator[None]:
     """Turn a failed write into a StorageError: one sentence with the free space and the setting to change."""
     try:
-        yield
+        with storage.as_os_error():
+            yield
     except OSError as error:
         if isinstance(error, ProbingError):
             raise

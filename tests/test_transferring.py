@@ -401,12 +401,11 @@ def test_another_data_set_is_asked_judged_and_changes_no_other_number(tmp_path, 
 
 def test_a_question_of_two_data_sets_is_in_one_split(tmp_path, model_folder, files):
     plan = make_plan(load_config(settings(tmp_path, model_folder, files)))
-    (other,) = plan.others
     texts = {
         name: {
-            normalised(examples[row].question)
-            for examples, splits in ((plan.questions.examples, plan.splits), (other.questions.examples, other.splits))
-            for row in getattr(splits, name)
+            normalised(task.questions.examples[row].question)
+            for task in plan.tasks
+            for row in getattr(task.splits, name)
         }
         for name in SPLITS
     }

@@ -11,11 +11,11 @@ from src.cli.shared import Json, print_json
 
 cache = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Look after kept hidden states and answers.")
 
-CacheFolder = Annotated[Path, typer.Argument(metavar="[FOLDER]", help="A cache folder, or one that holds several.")]
+CacheFolder = Annotated[str, typer.Argument(metavar="[FOLDER]", help="A cache folder, or one that holds several.")]
 
 
 @cache.command("ls")
-def cache_ls(folder: CacheFolder = Path("cache"), as_json: Json = False) -> None:
+def cache_ls(folder: CacheFolder = "cache", as_json: Json = False) -> None:
     """One line for each model, adapter, precision and position that something is kept of."""
     from src.models.extraction.maintenance import contexts
 
@@ -29,9 +29,9 @@ def cache_ls(folder: CacheFolder = Path("cache"), as_json: Json = False) -> None
 
 
 @cache.command("stat")
-def cache_stat(folder: CacheFolder = Path("cache"), as_json: Json = False) -> None:
+def cache_stat(folder: CacheFolder = "cache", as_json: Json = False) -> None:
     """How much there is in all, and how much room is left."""
-    from src import machine
+    from src import machine, storage
     from src.models.extraction.maintenance import contexts
 
     found = contexts(folder)
@@ -41,20 +41,21 @@ def cache_stat(folder: CacheFolder = Path("cache"), as_json: Json = False) -> No
         "rows": sum(context.rows for context in found),
         "bytes": sum(context.bytes for context in found),
         "damaged": sum(context.damaged for context in found),
-        "free_bytes": machine.free_disk(folder),
+        "free_bytes": None if storage.is_url(folder) else machine.free_disk(Path(folder)),
     }
     if as_json:
         print_json(totals)
         return
+    free = totals["free_bytes"]
     typer.echo(
         f"{totals['rows']:,} rows in {totals['shards']:,} shards of {totals['contexts']} contexts, "
-        f"{machine.in_words(totals['bytes'])}; {totals['damaged']} damaged shards set aside; "
-        f"{machine.in_words(totals['free_bytes'])} free."
+        f"{machine.in_words(totals['bytes'])}; {totals['damaged']} damaged shards set aside"
+        + ("." if free is None else f"; {machine.in_words(free)} free.")
     )
 
 
 @cache.command("verify")
-def cache_verify(folder: CacheFolder = Path("cache"), as_json: Json = False) -> None:
+def cache_verify(folder: CacheFolder = "cache", as_json: Json = False) -> None:
     """Compare every shard with its checksum; a damaged one is set aside and computed again when it is wanted."""
     from src.models.extraction.maintenance import verify
 
@@ -69,7 +70,7 @@ def cache_verify(folder: CacheFolder = Path("cache"), as_json: Json = False) -> 
 
 
 @cache.command("compact")
-def cache_compact(folder: CacheFolder = Path("cache"), as_json: Json = False) -> None:
+def cache_compact(folder: CacheFolder = "cache", as_json: Json = False) -> None:
     """Merge small shards into large ones, which are read faster. Runs may go on meanwhile."""
     from src.models.extraction.maintenance import compact
 
@@ -82,7 +83,7 @@ def cache_compact(folder: CacheFolder = Path("cache"), as_json: Json = False) ->
 
 @cache.command("prune")
 def cache_prune(
-    folder: CacheFolder = Path("cache"),
+    folder: CacheFolder = "cache",
     older_than: Annotated[
         float | None, typer.Option(metavar="DAYS", min=0, help="Also what was not written for so many days.")
     ] = None,

@@ -57,7 +57,7 @@ def _dry_run(settings: Any, *, as_json: bool) -> None:
 
 
 def report(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="The folders of finished runs.")],
+    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="The folders of finished runs.")],
     output: Annotated[
         Path | None,
         typer.Option(metavar="PAGE.html", help="Of several runs: where the page goes. Default: comparison.html here."),
@@ -77,7 +77,7 @@ def report(
         _report(runs[0], as_json=as_json)
 
 
-def _report(folder: Path, *, as_json: bool) -> None:
+def _report(folder: str, *, as_json: bool) -> None:
     from src.pipeline import read_results, write_report
 
     results = read_results(folder)
@@ -91,7 +91,7 @@ def _report(folder: Path, *, as_json: bool) -> None:
     typer.echo(f"Report: {page}")
 
 
-def _compare(runs: list[Path], output: Path | None, *, as_json: bool) -> None:
+def _compare(runs: list[str], output: Path | None, *, as_json: bool) -> None:
     from src.pipeline import compare_runs
 
     compared = compare_runs(runs)

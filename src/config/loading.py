@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from src import storage
 from src.config.explaining import explain
 from src.config.reading import parse_yaml, read_yaml
 from src.config.schema import Config
@@ -36,7 +37,7 @@ def load_config(source: str | Path | Mapping[str, Any] | Config, overrides: Mapp
     elif isinstance(source, Mapping):
         values = {key: dict(value) if isinstance(value, Mapping) else value for key, value in source.items()}
     else:
-        values = read_yaml(Path(os.path.expanduser(source)))  # noqa: PTH111 (Path.expanduser raises for an unknown user)
+        values = read_yaml(_placed(source))
     for key, value in (overrides or {}).items():
         _override(values, key, value)
     _refuse_secrets(values)
@@ -44,6 +45,12 @@ def load_config(source: str | Path | Mapping[str, Any] | Config, overrides: Mapp
         return Config.model_validate(values)
     except ValidationError as error:
         raise ConfigError(explain(error)) from None
+
+
+def _placed(source: str | Path) -> Path:
+    if storage.is_url(str(source)):
+        return storage.place(source)
+    return Path(os.path.expanduser(source))  # noqa: PTH111 (Path.expanduser raises for an unknown user)
 
 
 def parse_override(text: str) -> tuple[str, Any]:

@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from src import storage
 from src.errors import ConfigError
 
 MAX_BYTES = 1 << 20
@@ -73,7 +74,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         size = path.stat().st_size
         if size > MAX_BYTES:
             raise ConfigError(f"{path} has {size:,} bytes; a configuration has at most {MAX_BYTES:,}.")
-        text = path.read_text(encoding="utf-8-sig")
+        text = storage.read(path).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path} is not UTF-8 text (byte {error.start:,}). Save it as UTF-8.") from error
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path

@@ -16,6 +16,8 @@ from pydantic import (
     model_validator,
 )
 
+from src import storage
+
 
 def _with_home(path: str) -> str:
     """`~` expanded: the shell has not done it in a YAML file."""
@@ -26,6 +28,8 @@ def _with_home(path: str) -> str:
 
 
 def _output_folder(path: str) -> str:
+    if storage.is_url(path):
+        return path
     if not path.strip() or "\0" in path:
         raise ValueError("the path of a folder is needed")
     if re.search(r"\$\w|\$\{|%\w+%", path):
@@ -111,6 +115,8 @@ class ModelConfig(Section):
     """bitsandbytes quantisation."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """auto: as the weights were saved."""
+    device_map: Literal["auto"] | None = None
+    """auto: layers that no GPU has room for lie in memory or on disk; without it they do so where there is a GPU."""
     tinker_lora_path: InputPath | None = None
     """A PEFT adapter folder: makes the run a comparison of base and tuned."""
     adapters: tuple[InputPath, ...] = Field((), max_length=1)
@@ -196,7 +202,7 @@ class ExtractionConfig(Section):
     first, last, the mean of all, all of them for a probe that learns where to look (attention_answer), the first or
     last that holds the exact answer that was marked, or the one before or after that."""
     cache_dir: OutputFolder | None = None
-    """Where states and answers are kept between runs; none: not kept."""
+    """Where states and answers are kept between runs, a folder or a URL that fsspec knows; none: not kept."""
     cache: Literal["optional", "required"] = "optional"
     """Where cache_dir is read-only or full: optional goes on with a warning, required stops."""
 
@@ -253,11 +259,13 @@ class RunConfig(Section):
     """Where the results go and how the work is done."""
 
     dir: OutputFolder | None = None
-    """Gets config.yaml, results.json, questions.csv and report.html; none: runs/ and the experiment's name."""
-    engine: Literal["local"] = "local"
-    """Who computes: this process."""
-    workers: StrictInt = Field(1, ge=1, le=1)
-    """How many processes ask the model; the local engine has one."""
+    """Gets config.yaml, results.json, questions.csv and report.html; none: runs/ and the experiment's name. A folder or
+    a URL that fsspec knows, such as s3://bucket/run."""
+    engine: Literal["local", "ray"] = "local"
+    """Who computes: this process, or workers of Ray (extra `ray`; the cluster of RAY_ADDRESS, else one on this
+    machine)."""
+    workers: StrictInt = Field(1, ge=1)
+    """How many workers ask the model, each with a model of its own; the local engine has one."""
     if_exists: Literal["resume", "replace", "fail"] = "resume"
     """What to do where dir holds a run: go on with the same one, start anew, or stop."""
 
@@ -288,6 +296,10 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _sections_agree(self) -> "Config":
+        if self.run.engine == "local" and self.run.workers > 1:
+            raise ValueError(
+                f"run.workers is {self.run.workers}, and the local engine has one: set run.engine: ray, or leave it out"
+            )
         for key, data in (("data", self.data), *(("transfer.data", other) for other in self.transfer.data)):
             if data.name in ("custom", "answered") and not data.path:
                 raise ValueError(f"{key}.name is {data.name}, but {key}.path (the file of questions) is not given")
@@ -334,7 +346,7 @@ class Config(Section):
     @property
     def folder(self) -> Path:
         """Where the results go."""
-        return Path(self.run.dir or f"runs/{_as_file_name(self.experiment.name)}")
+        return storage.place(self.run.dir or f"runs/{_as_file_name(self.experiment.name)}")
 
 
 def _as_file_name(name: str) -> str:

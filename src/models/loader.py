@@ -3,6 +3,7 @@
 import contextlib
 import importlib.util
 import logging
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -33,6 +34,10 @@ class ModelLoader:
         quantization: "8bit" or "4bit" (bitsandbytes, extra `quant`), or None.
         dtype: "auto" (as saved), "float32", "bfloat16" or "float16".
         revision: a branch, tag or commit of the hub repository.
+        device_map: where the parts of a model go that is larger than one GPU, as transformers has it: "auto", or module
+            -> device. None: the GPU where there is one.
+        tp_plan: "auto" splits every matrix over the processes that `torchrun` started (tensor parallelism). Each of
+            them must then make the same calls.
     """
 
     def __init__(
@@ -43,12 +48,16 @@ class ModelLoader:
         *,
         dtype: str = "auto",
         revision: str | None = None,
+        device_map: str | dict[str, Any] | None = None,
+        tp_plan: str | None = None,
     ):
         self.model_name = str(model_name)
         self.tinker_lora_path = tinker_lora_path
         self.quantization = quantization
         self.dtype = dtype
         self.revision = revision
+        self.device_map = device_map
+        self.tp_plan = tp_plan
 
     def load(self, quantization: Quantization | None = None) -> tuple[Any, Any]:
         """Load both; the model is in evaluation mode.
@@ -61,7 +70,8 @@ class ModelLoader:
             by `with model.disable_adapter()`.
 
         Raises:
-            ConfigError: two different quantizations, or an unknown one.
+            ConfigError: two different quantizations, or an unknown one; device_map beside tp_plan, or tp_plan in a
+                process that torchrun did not start.
             ModelError: no such folder, or not a causal language model.
             DownloadError, CredentialsError: the hub does not give the model.
             AdapterError: the adapter does not fit, or is not in force after loading.
@@ -107,6 +117,13 @@ class ModelLoader:
             raise ConfigError(f"quantization={chosen!r} is unknown. Choose '8bit', '4bit' or None.")
         if self.dtype not in DTYPES:
             raise ConfigError(f"dtype={self.dtype!r} is unknown. Choose one of {', '.join(DTYPES)}.")
+        if self.tp_plan is not None and self.device_map is not None:
+            raise ConfigError("tp_plan and device_map both say where the model goes. Give one.")
+        if self.tp_plan is not None and "LOCAL_RANK" not in os.environ:
+            raise ConfigError(
+                f"tp_plan={self.tp_plan!r} splits the model over processes, and this one is alone: start it with "
+                "torchrun --nproc-per-node N."
+            )
         return chosen
 
     def _check(self, quantization: Quantization | None) -> tuple[Any, Adapter | None]:
@@ -134,7 +151,7 @@ class ModelLoader:
         with self._loading_errors():
             loading: Any = AutoModelForCausalLM.from_pretrained(
                 self.model_name, dtype=self._torch_dtype(), output_loading_info=True,
-                **self._where(), **_placement(quantization),
+                **self._where(), **_precision(quantization), **self._placement(quantization),
             )  # fmt: skip
         model, loaded = loading
         if missing := sorted(loaded["missing_keys"]):
@@ -143,6 +160,15 @@ class ModelLoader:
                 f"{missing[0]!r}: they would be random. Download the model again, or mend config.json."
             )
         return model, tokenizer
+
+    def _placement(self, quantization: Quantization | None) -> dict[str, Any]:
+        if self.tp_plan is not None:
+            return {"tp_plan": self.tp_plan}
+        if self.device_map is not None:
+            return {"device_map": self.device_map}
+        if torch.cuda.is_available():
+            return {"device_map": "auto"}
+        return {} if quantization is None else {"device_map": {"": "cpu"}}
 
     def _where(self) -> dict[str, Any]:
         return {"revision": self.revision} if self.revision else {}
@@ -201,15 +227,14 @@ def _check_extras(quantization: Quantization | None, adapter_folder: str | Path 
         check_peft_is_here()
 
 
-def _placement(quantization: Quantization | None) -> dict[str, Any]:
-    cuda = torch.cuda.is_available()
+def _precision(quantization: Quantization | None) -> dict[str, Any]:
     if quantization is None:
-        return {"device_map": "auto"} if cuda else {}
+        return {}
     from transformers import BitsAndBytesConfig
 
     logging.getLogger("bitsandbytes.autograd._functions").addFilter(_no_casting_notice)
     config = BitsAndBytesConfig(load_in_8bit=quantization == "8bit", load_in_4bit=quantization == "4bit")
-    return {"quantization_config": config, "device_map": "auto" if cuda else {"": "cpu"}}
+    return {"quantization_config": config}
 
 
 def _no_casting_notice(record: logging.LogRecord) -> bool:

@@ -16,7 +16,7 @@ from src.pipeline.asked import ANSWERED, Asked
 from src.pipeline.asking_again import SELF_CONSISTENCY, ask_again, self_consistency
 from src.pipeline.asking_given import take_given
 from src.pipeline.positions import places_of, read_positions
-from src.pipeline.questions import Questions
+from src.pipeline.questions import Questions, Task
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +35,19 @@ def ask(
     """
     asker = take_given if questions.given else _ask_choices if questions.with_choices else _ask_freely
     return asker(model, tokenizer, questions, config, layers, label)
+
+
+def ask_all(model: Any, tokenizer: Any, task: Task, *, layers: tuple[str, ...], tuned: bool) -> dict[str, Asked]:
+    """Ask the base model and, with an adapter, the tuned one: one loaded model, the adapter switched."""
+
+    def asked(label: str) -> Asked:
+        return ask(model, tokenizer, task.questions, task.config, layers=layers, label=f"{label}, {task.name}")
+
+    if not tuned:
+        return {"base": asked("base")}
+    with model.disable_adapter():
+        base = asked("base")
+    return {"base": base, "tuned": asked("tuned")}
 
 
 def forecast(

@@ -67,8 +67,8 @@ class CheckPlan:
             "after": _facts(self.other),
             "loaded_once": self.one_model,
             "data": self.own.data.name,
-            "questions": len(self.own_plan.questions.examples),
-            "splits": {name: len(getattr(self.own_plan.splits, name)) for name in SPLITS},
+            "questions": len(self.own_plan.task.questions.examples),
+            "splits": {name: len(getattr(self.own_plan.task.splits, name)) for name in SPLITS},
             "cache_dir": self.own.extraction.cache_dir,
             "notes": list(self.notes),
         }
@@ -164,7 +164,7 @@ def _settings(settings: Config, saved: SavedProbe, named: Named) -> Config:
 
 def _notes(saved: SavedProbe, plan: Plan) -> tuple[str, ...]:
     fitted = saved.origin.training_ids
-    if fitted == training_ids(plan.questions, plan.splits):
+    if fitted == training_ids(plan.task.questions, plan.task.splits):
         return ()
     known = "was fitted on other questions than this configuration trains with"
     what = "does not say which questions it was fitted on" if fitted is None else known

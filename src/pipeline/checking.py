@@ -106,7 +106,7 @@ def run_check(
 ) -> Check:
     """As `check_probe`, of what was planned."""
     before, after, identity = _asked(plan)
-    saved, splits = plan.probe, plan.own_plan.splits
+    saved, splits = plan.probe, plan.own_plan.task.splits
     if plan.other.data.unparsed == "drop":
         splits = answered_splits(splits, {"after": after})["after"]
     rows = np.concatenate([splits.train, splits.val])
@@ -117,7 +117,7 @@ def run_check(
         check = Check("keep" if same else "not judged", plan, identity, drift, None)
     else:
         found = with_labels(
-            saved, realigned, before, after, splits, _groups(plan.other_plan.questions.examples),
+            saved, realigned, before, after, splits, _groups(plan.other_plan.task.questions.examples),
             settings=plan.other.evaluation, margins=margins or Margins(), seed=plan.other.experiment.seed,
         )  # fmt: skip
         check = _judged(plan, identity, drift, found, same=same)
@@ -155,7 +155,7 @@ def _asked(plan: CheckPlan) -> tuple[Asked, Asked, ModelIdentity]:
 
 
 def _ask(model: Any, tokenizer: Any, plan: Plan, settings: Config, label: str) -> Asked:
-    return ask(model, tokenizer, plan.questions, settings, layers=plan.layers, label=label)
+    return ask(model, tokenizer, plan.task.questions, settings, layers=plan.layers, label=label)
 
 
 @contextlib.contextmanager
@@ -187,7 +187,7 @@ def _saved(check: Check, folder: Path) -> Check:
     plan, saved, fitted = check.plan, check.plan.probe, check.tested.refit
     origin = replace(saved.origin, model=check.other, metrics=metrics_of(check.tested.scores[kind]))
     if kind == REFIT and fitted is not None:
-        ids = training_ids(plan.other_plan.questions, plan.other_plan.splits)
+        ids = training_ids(plan.other_plan.task.questions, plan.other_plan.task.splits)
         new = SavedProbe(fitted.weights_, replace(origin, training_ids=ids, C=fitted.C_))
     else:
         weights = saved.weights if kind == FROZEN else check.realignment.weights

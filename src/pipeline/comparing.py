@@ -1,5 +1,6 @@
 """Several finished runs on the questions that they share: quantised or not, one checkpoint or the next."""
 
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import product
@@ -8,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from src import storage
 from src.errors import ConfigError
 from src.evaluation.comparison import Difference, difference, flips
 from src.evaluation.intervals import Scored, calibrated_null, score
@@ -60,7 +62,7 @@ def compare_runs(folders: Sequence[str | Path]) -> dict[str, Any]:
     """
     from src.report import comparison_verdict
 
-    sides = [side for folder in folders for side in _sides(Path(folder), _labels(folders))]
+    sides = [side for folder in folders for side in _sides(storage.place(folder), _labels(folders))]
     if len(sides) < 2:
         raise ConfigError(f"{len(sides)} model cannot be compared: name another run.")
     shared = [name for name in sides[0].rows if all(name in side.rows for side in sides)]
@@ -103,7 +105,7 @@ def compare_runs(folders: Sequence[str | Path]) -> dict[str, Any]:
 
 def _labels(folders: Sequence[str | Path]) -> dict[Path, str]:
     """What to call each run: its name, its folder's, or the whole path, whichever tells them apart."""
-    paths = [Path(folder) for folder in folders]
+    paths = [storage.place(folder) for folder in folders]
     for names in ([str(read_results(path)["name"]) for path in paths], [path.name for path in paths]):
         if len(set(names)) == len(paths):
             return dict(zip(paths, names, strict=True))
@@ -116,7 +118,7 @@ def _sides(folder: Path, labels: Mapping[Path, str]) -> list[Side]:
     results = read_results(folder)
     if not (folder / ANSWERS).is_file():
         raise ConfigError(f"{folder} holds no {ANSWERS}, which a comparison reads. Run it again.")
-    table = parquet.read_table(folder / ANSWERS).to_pandas()
+    table = parquet.read_table(io.BytesIO(storage.read(folder / ANSWERS))).to_pandas()
     if missing := sorted({*_COLUMNS, *_SCORERS} - set(table.columns)):
         raise ConfigError(f"{folder / ANSWERS} has no column {missing[0]!r}: another version wrote it. Run it again.")
     model, config = results["config"]["model"], results["config"]

@@ -2,12 +2,11 @@
 
 import contextlib
 import json
-import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from src import files, machine
+from src import files, machine, storage
 from src.config import Config, load_config
 from src.config.reading import write_yaml
 from src.errors import ConfigError
@@ -63,11 +62,11 @@ def claimed_folder(config: Config) -> Iterator[Path]:
         StorageError: the folder cannot be written.
     """
     state, folder = folder_state(config), config.folder
-    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    made = [path for path in (folder, *folder.parents) if not path.exists()] if storage.is_local(folder) else []
     started = False
     try:
         with writing(folder):
-            folder.mkdir(parents=True, exist_ok=True)
+            storage.make_folder(folder)
             files.sweep_temporaries(folder)
             if state == "new":
                 files.write_text(folder / CONFIG, _as_yaml(config))
@@ -83,7 +82,7 @@ def claimed_folder(config: Config) -> Iterator[Path]:
         if state == "replaced":
             for name in (RESULTS, QUESTIONS, ANSWERS, REPORT):
                 (folder / name).unlink(missing_ok=True)
-            shutil.rmtree(folder / PROBES, ignore_errors=True)
+            storage.remove_folder(folder / PROBES)
         files.write_text(folder / CONFIG, _as_yaml(config))
 
 
@@ -107,11 +106,11 @@ def read_results(folder: str | Path) -> dict[str, Any]:
     Raises:
         ConfigError: the folder holds none, or one that this version does not read.
     """
-    path = Path(folder) / RESULTS
+    path = storage.place(folder) / RESULTS
     if not path.is_file():
         raise ConfigError(f"{folder} holds no {RESULTS}: give the folder of a finished run.")
     try:
-        results = json.loads(path.read_text(encoding="utf-8"))
+        results = json.loads(storage.read(path))
     except ValueError as error:
         raise ConfigError(f"{path} is not JSON ({error}). Run it again.") from error
     schema = results.get("schema") if isinstance(results, dict) else None
@@ -126,8 +125,8 @@ def write_report(folder: str | Path, results: Mapping[str, Any]) -> Path:
     """Write report.html into a run's folder. Raises StorageError."""
     from src.report import render_html
 
-    page = Path(folder) / REPORT
-    with writing(Path(folder)):
+    page = storage.place(folder) / REPORT
+    with writing(page.parent):
         files.write_text(page, render_html(results))
     return page
 
@@ -138,7 +137,7 @@ def _strangers(folder: Path) -> list[str]:
 
 
 def _begins_like_ours(path: Path) -> bool:
-    return path.is_file() and path.read_bytes().startswith(_FIRST_LINE.encode())
+    return path.is_file() and storage.read(path).startswith(_FIRST_LINE.encode())
 
 
 def _difference(path: Path, config: Config) -> str:

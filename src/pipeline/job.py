@@ -4,7 +4,7 @@ import contextlib
 import datetime
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from src.config import Config, load_config
 from src.data.splits import Splits
 from src.pipeline.answers import answers_parquet
 from src.pipeline.asked import Asked
-from src.pipeline.asking import ask
+from src.pipeline.asking import ask_all
 from src.pipeline.contrasting import advantages, compare, gains
 from src.pipeline.folder import (
     ANSWERS,
@@ -27,9 +27,9 @@ from src.pipeline.folder import (
     writing,
 )
 from src.pipeline.judging import Judge
-from src.pipeline.plan import Other, Plan, make_plan, model_loader
+from src.pipeline.plan import make_plan, model_loader
 from src.pipeline.probing import Probed, answered_splits, fit_scorers
-from src.pipeline.questions import Questions, data_name
+from src.pipeline.questions import Task
 from src.pipeline.results import (
     SCHEMA,
     asking_facts,
@@ -105,17 +105,20 @@ def run(config: str | Path | Mapping[str, Any] | Config) -> RunResult:
     log.info("Results go to %s", folder.absolute())
     for note in plan.notes:
         log.warning(note)
-    questions, splits = plan.questions, plan.splits
+    questions, splits = plan.task.questions, plan.task.splits
     with clock.stage("weights"):
         adapter = _prepare_adapter(config)
+    if config.run.engine == "ray":
+        from src.pipeline.spreading import ask_spread
+
+        with clock.stage("workers"):
+            ask_spread(plan, config, adapter)
+    with clock.stage("weights"):
         model, tokenizer = model_loader(config, adapter).load()
         models = identities(model, tuned=plan.adapter is not None)
     with clock.stage("answers and states"):
-        asked = _ask_all(model, tokenizer, plan, plan.questions, config)
-        elsewhere = [
-            (other, _ask_all(model, tokenizer, plan, other.questions, other.config, f", {other.name}"))
-            for other in plan.others
-        ]
+        tuned = plan.adapter is not None
+        asked, *elsewhere = (ask_all(model, tokenizer, task, layers=plan.layers, tuned=tuned) for task in plan.tasks)
     facts = {"name": config.model.name, "adapter": adapter, "parameters": plan.parameters}
     del model
     seed = config.experiment.seed
@@ -138,8 +141,7 @@ def run(config: str | Path | Mapping[str, Any] | Config) -> RunResult:
         judge = Judge.of(questions.examples, test, splits.groups, asked.values(), config.evaluation, seed)
         numbers = _judge_all(judge, asked, probed)
     with clock.stage("transfer"):
-        first = Other(data_name(config.data), config, questions, splits)
-        data = _data_sets([(first, asked), *elsewhere])
+        data = _data_sets(zip(plan.tasks, (asked, *elsewhere), strict=True))
         for name, variant in numbers["variants"].items():
             variant["held_out"] = judge_elsewhere(judge, data[name], probed[name], config, label=name)
     results = {
@@ -152,7 +154,7 @@ def run(config: str | Path | Mapping[str, Any] | Config) -> RunResult:
         "model": facts,
         "data": data_facts(questions.examples, splits, questions.chance),
         "transfer_data": {
-            one.name: data_facts(one.questions.examples, one.splits, one.questions.chance) for one in plan.others
+            one.name: data_facts(one.questions.examples, one.splits, one.questions.chance) for one in plan.tasks[1:]
         },
         **numbers,
     }
@@ -177,33 +179,18 @@ def _prepare_adapter(config: Config) -> str | None:
     return config.adapter_folder
 
 
-def _ask_all(
-    model: Any, tokenizer: Any, plan: Plan, questions: Questions, config: Config, of: str = ""
-) -> dict[str, Asked]:
-    """Ask the base model and, with an adapter, the tuned one: one loaded model, the adapter switched."""
-
-    def asked(label: str) -> Asked:
-        return ask(model, tokenizer, questions, config, layers=plan.layers, label=label + of)
-
-    if plan.adapter is None:
-        return {"base": asked("base")}
-    with model.disable_adapter():
-        base = asked("base")
-    return {"base": base, "tuned": asked("tuned")}
-
-
 def _usable(splits: Splits, asked: Mapping[str, Asked], config: Config) -> dict[str, Splits]:
     """For each model, the splits of the questions that count."""
     return answered_splits(splits, asked) if config.data.unparsed == "drop" else dict.fromkeys(asked, splits)
 
 
-def _data_sets(asked: Sequence[tuple[Other, Mapping[str, Asked]]]) -> dict[str, list[DataSet]]:
+def _data_sets(asked: Iterable[tuple[Task, Mapping[str, Asked]]]) -> dict[str, list[DataSet]]:
     """For each model, all data sets as it answered them."""
     found: dict[str, list[DataSet]] = {}
-    for other, answers in asked:
-        usable = _usable(other.splits, answers, other.config)
+    for task, answers in asked:
+        usable = _usable(task.splits, answers, task.config)
         for name, one in answers.items():
-            found.setdefault(name, []).append(DataSet(other.name, other.questions.examples, usable[name], one))
+            found.setdefault(name, []).append(DataSet(task.name, task.questions.examples, usable[name], one))
     return found
 
 

@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from src import machine
+from src import machine, storage
 from src.config import Config
 from src.config.schema import BaselinesConfig
 from src.data.splits import SPLITS, Splits, split_examples
@@ -12,25 +12,9 @@ from src.data.trained_on import apart, read_trained_on
 from src.errors import ConfigError, ModelError
 from src.pipeline.folder import folder_state
 from src.pipeline.positions import read_once
-from src.pipeline.questions import CHAT, Questions, as_chat, data_name, load_questions
+from src.pipeline.questions import CHAT, Questions, Task, as_chat, data_name, load_questions
 from src.pipeline.sense import check_settings
 from src.probes.attention import ATTENTION
-
-
-@dataclass(frozen=True)
-class Other:
-    """Another data set that the same models are asked.
-
-    Attributes:
-        name: what people call it.
-        config: the run's, with this data set in the place of its own, and no baselines that ask again.
-        questions, splits: what is asked.
-    """
-
-    name: str
-    config: Config
-    questions: Questions
-    splits: Splits
 
 
 @dataclass(frozen=True)
@@ -38,8 +22,7 @@ class Plan:
     """What a run will do.
 
     Attributes:
-        questions, splits: what is asked.
-        others: the data sets of transfer.data.
+        tasks: what is asked: the run's data set, then those of transfer.data.
         layers: canonical names of the hidden states that are read.
         parameters: of the base model.
         weight_bytes: of the base model, unquantised.
@@ -49,15 +32,18 @@ class Plan:
         notes: what may go wrong, in sentences.
     """
 
-    questions: Questions
-    splits: Splits
-    others: tuple[Other, ...]
+    tasks: tuple[Task, ...]
     layers: tuple[str, ...]
     parameters: int
     weight_bytes: int
     state_bytes: int
     adapter: str | None
     notes: tuple[str, ...]
+
+    @property
+    def task(self) -> Task:
+        """What the report is about."""
+        return self.tasks[0]
 
     def facts(self, config: Config) -> dict[str, Any]:
         """The plan as plain values, for people and for JSON.
@@ -69,12 +55,12 @@ class Plan:
         loader = model_loader(config, None)
         skeleton, tokenizer = loader.skeleton(), loader.tokenizer()
 
-        def asking(questions: Questions, splits: Splits, settings: Config) -> dict[str, Any]:
-            passes = forecast(skeleton, tokenizer, questions, settings, layers=self.layers)
+        def asking(task: Task) -> dict[str, Any]:
+            passes = forecast(skeleton, tokenizer, task.questions, task.config, layers=self.layers)
             return {
-                "questions": len(questions.examples),
-                "answers": "multiple choice" if questions.with_choices else "free answers",
-                "splits": {name: len(getattr(splits, name)) for name in SPLITS},
+                "questions": len(task.questions.examples),
+                "answers": "multiple choice" if task.questions.with_choices else "free answers",
+                "splits": {name: len(getattr(task.splits, name)) for name in SPLITS},
                 "passes": asdict(passes),
                 "passes_in_words": str(passes),
             }
@@ -87,8 +73,8 @@ class Plan:
             "weight_bytes": self.weight_bytes,
             "adapter": self.adapter,
             "data": config.data.name,
-            **asking(self.questions, self.splits, config),
-            "transfer": [{"data": one.name} | asking(one.questions, one.splits, one.config) for one in self.others],
+            **asking(self.task),
+            "transfer": [{"data": task.name} | asking(task) for task in self.tasks[1:]],
             "layers": list(self.layers),
             "state_bytes": self.state_bytes,
             "models": 1 if self.adapter is None else 2,
@@ -109,21 +95,17 @@ def make_plan(config: Config) -> Plan:
 
         if not is_converted(config.conversion[0], config.model.name, config.conversion[1]):
             check_source(config.conversion[0], allow_export=bool(config.tinker and config.tinker.allow_export))
-    questions, splits = _asked(config)
-    others = _others(config)
+    tasks = (Task(data_name(config.data), config, *_asked(config)), *_others(config))
     skeleton = model_loader(config, None if config.conversion else config.adapter_folder).skeleton()
     layers, width = _layers(config, skeleton)
     variants = 1 if config.adapter_folder is None else 2
     sizes = [(p.numel(), p.element_size()) for p in skeleton.parameters()]
     weight_bytes = sum(count * size for count, size in sizes)
     once = len(read_once(config.extraction.position))
-    asked = (questions, *(other.questions for other in others))
-    states = sum(len(one.examples) * once + _answer_tokens(config, one) for one in asked)
+    states = sum(len(task.questions.examples) * once + _answer_tokens(config, task.questions) for task in tasks)
     state_bytes = variants * states * len(layers) * width * sizes[0][1]
     return Plan(
-        questions=questions,
-        splits=splits,
-        others=others,
+        tasks=tasks,
         layers=layers,
         parameters=sum(count for count, _ in sizes),
         weight_bytes=weight_bytes,
@@ -153,13 +135,13 @@ def _asked(config: Config) -> tuple[Questions, Splits]:
     return questions, splits
 
 
-def _others(config: Config) -> tuple[Other, ...]:
+def _others(config: Config) -> tuple[Task, ...]:
     """The other data sets, read at the same positions as the first.
 
     Raises:
         ConfigError: two of one name, or what one data set makes impossible, with its name.
     """
-    found: dict[str, Other] = {}
+    found: dict[str, Task] = {}
     for data in config.transfer.data:
         name = data_name(data)
         if name in (data_name(config.data), *found):
@@ -169,7 +151,7 @@ def _others(config: Config) -> tuple[Other, ...]:
             )
         own = config.model_copy(update={"data": data, "baselines": BaselinesConfig.model_validate({})})
         try:
-            found[name] = Other(name, own, *_asked(own))
+            found[name] = Task(name, own, *_asked(own))
         except ConfigError as error:
             hint = " All data sets are read at the same positions; last_prompt is there in all."
             raise ConfigError(
@@ -205,7 +187,9 @@ def model_loader(config: Config, adapter: str | None) -> Any:
     from src.models import ModelLoader
 
     model = config.model
-    return ModelLoader(model.name, adapter, model.quantization, dtype=model.dtype, revision=model.revision)
+    return ModelLoader(
+        model.name, adapter, model.quantization, dtype=model.dtype, revision=model.revision, device_map=model.device_map
+    )
 
 
 def _layers(config: Config, skeleton: Any) -> tuple[tuple[str, ...], int]:
@@ -230,7 +214,7 @@ def _memory_note(config: Config, needed: int) -> list[str]:
 
 def _disk_note(config: Config, needed: int) -> list[str]:
     folder = config.extraction.cache_dir
-    if not folder or needed <= (free := machine.free_disk(Path(folder))):
+    if not folder or storage.is_url(folder) or needed <= (free := machine.free_disk(Path(folder))):
         return []
     return [
         f"The hidden states take {machine.in_words(needed)}, and {machine.in_words(free)} are free in {folder}: the "

@@ -1,13 +1,15 @@
 """Stage 1: the questions of a run, and how their answers are to be read."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from src.config import DataConfig
+from src.config import Config, DataConfig
 from src.data import prompts
 from src.data.example import Example, ExampleDataset
 from src.data.given import AnsweredDataset, Given
+from src.data.splits import Splits
 from src.errors import ConfigError, DataError
 
 CHAT = "chat"
@@ -35,11 +37,34 @@ class Questions:
     given: tuple[Given, ...] = ()
     messages: tuple[str, ...] = ()
 
+    def only(self, rows: Iterable[int]) -> "Questions":
+        """These questions, in this order."""
+        rows = list(rows)
+        parts = {name: getattr(self, name) for name in ("examples", "given", "messages")}
+        return replace(self, **{name: tuple(part[row] for row in rows) if part else () for name, part in parts.items()})
+
     @property
     def chance(self) -> float:
         """The share that guessing gets right: 0 for free answers."""
         shares = [1 / len(e.choices) if e.choices else 0.0 for e in self.examples]
         return sum(shares) / len(shares)
+
+
+@dataclass(frozen=True)
+class Task:
+    """A data set that models are asked.
+
+    Attributes:
+        name: what people call it.
+        config: the run's; of a data set of transfer.data with that one in the place of its own, and no baselines that
+            ask again.
+        questions, splits: what is asked.
+    """
+
+    name: str
+    config: Config
+    questions: Questions
+    splits: Splits
 
 
 def data_name(config: DataConfig) -> str:

@@ -1,5 +1,7 @@
 """Settings that are sound one by one, but make no sense together with these questions."""
 
+import importlib.util
+
 from src.config import Config
 from src.errors import ConfigError
 from src.pipeline.questions import Questions
@@ -12,6 +14,7 @@ _NOT_OF_GIVEN = ("answer_letter", "end_of_thinking", "before_exact_answer", "exa
 
 def check_settings(config: Config, questions: Questions) -> None:
     """Raises ConfigError, naming the setting and what to do."""
+    _check_engine(config)
     if questions.given:
         _check_given(config)
     elif questions.with_choices:
@@ -23,6 +26,18 @@ def check_settings(config: Config, questions: Questions) -> None:
         )
     elif "end_of_thinking" in config.extraction.position and not config.data.thinking:
         raise ConfigError("extraction.position names end_of_thinking, but data.thinking does not say how it is marked.")
+
+
+def _check_engine(config: Config) -> None:
+    if config.run.engine != "ray":
+        return
+    if importlib.util.find_spec("ray") is None:
+        raise ConfigError('run.engine is ray, which is not installed: pip install "llm-confidence-probing[ray]".')
+    if config.extraction.cache_dir is None:
+        raise ConfigError(
+            "run.engine is ray, and workers meet in the cache: set extraction.cache_dir to a folder or a URL that all "
+            "of them reach."
+        )
 
 
 def _check_given(config: Config) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from src import __version__, files, machine
+from src import __version__, files, machine, storage
 from src.errors import IntegrityError, ModelError, ScoringError, StorageError
 from src.evaluation.inputs import as_probabilities
 from src.evaluation.recalibration import Method, Recalibration, fit_recalibration
@@ -138,15 +138,15 @@ class SavedProbe:
             StorageError: it cannot be written, or holds files that are not of a probe.
             ScoringError: NaN or infinity in the weights.
         """
-        folder = Path(folder).absolute()
+        folder = storage.place(folder).absolute()
         arrays = _as_bytes(self.weights)
         header = _header(self, arrays)
         with machine.writing(folder, setting="folder"):
             _refuse_strangers(folder)
             with files.staged_directory(folder) as staging:
                 files.write_bytes(staging / ARRAYS, arrays)
-                files.write_json(staging / HEADER, header.as_plain())
                 files.write_text(staging / CARD, model_card(header))
+                files.write_json(staging / HEADER, header.as_plain())  # last: it names the arrays
         return folder
 
     @classmethod
@@ -162,8 +162,8 @@ class SavedProbe:
             DownloadError, CredentialsError: the hub does not give it.
             IntegrityError: not a probe of this format, torn, or with values that no probe has.
         """
-        if Path(source).is_dir():
-            return read_probe(Path(source))
+        if storage.is_url(str(source)) or Path(source).is_dir():
+            return read_probe(storage.place(source))
         from src.probes.hub import fetch
 
         return read_probe(fetch(str(source), revision, [ARRAYS, HEADER]))

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
-from src import files
+from src import files, storage
 from src.errors import IntegrityError, MissingFileError, ScoringError
 from src.evaluation.recalibration import Recalibration, recalibration_from
 from src.evaluation.selective import Promise
@@ -116,7 +116,7 @@ def bounded(path: Path, most: int) -> bytes:
         raise MissingFileError(f"There is no {path.name} in {path.parent}: give the folder of a saved probe.")
     if (size := path.stat().st_size) > most:
         raise IntegrityError(f"{path} has {size:,} bytes; a probe's has at most {most:,}. Save or download it again.")
-    return path.read_bytes()
+    return storage.read(path)
 
 
 def broken(path: Path, reason: str) -> IntegrityError:

@@ -17,12 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from src import files
+from src import files, storage
 from src.errors import CacheError
-from src.models.extraction.shard import FORMAT, KEYS, SUFFIX, ShardReader, expect, write_shard
+from src.models.extraction.shard import FORMAT, SUFFIX, ShardReader, expect, read_header, write_shard
 from src.models.extraction.table import Table
 
 log = logging.getLogger(__name__)
@@ -60,16 +59,17 @@ class ActivationCache:
     """
 
     def __init__(self, folder: str | Path, context: Mapping[str, Any], *, model_name: str = "", required: bool = False):
-        self.folder = Path(folder).expanduser() / files.sha256_of_json(dict(context))[:16]
+        self.folder = storage.place(folder) / files.sha256_of_json(dict(context))[:16]
         self._writable = True
         self._required = required
         about = self.folder / CONTEXT_NAME
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            if not about.exists():
-                files.write_json(about, {"format": FORMAT, "model_name": model_name} | dict(context))
+            with storage.as_os_error():
+                storage.make_folder(self.folder)
+                if not about.exists():
+                    files.write_json(about, {"format": FORMAT, "model_name": model_name} | dict(context))
         except OSError as error:
-            if error.errno not in _FULL_OR_READ_ONLY:
+            if error.errno not in _FULL_OR_READ_ONLY and not isinstance(error, PermissionError):
                 raise CacheError(f"The cache folder {folder} cannot be used: {error}. Choose another.") from error
             self._give_up(error)
 
@@ -102,7 +102,7 @@ class ActivationCache:
     def recorded_budget(folder: Path) -> int | None:
         """The budget recorded in a context's folder; None where there is none that makes sense."""
         try:
-            recorded = json.loads((folder / BUDGET_NAME).read_text(encoding="utf-8"))["token_budget"]
+            recorded = json.loads(storage.read(folder / BUDGET_NAME))["token_budget"]
         except (OSError, ValueError, KeyError, TypeError):
             return None
         return recorded if isinstance(recorded, int) and recorded > 0 else None
@@ -172,18 +172,12 @@ class Header:
 def peek(path: Path) -> Header:
     """Read a shard's names and keys, not its rows. Nothing is changed."""
     try:
-        with safe_open(path, "pt") as shard:
-            if (shard.metadata() or {}).get("format") != FORMAT:
-                return Header("foreign")
-            packed = shard.get_tensor(KEYS).numpy().tobytes()
-            keys = tuple(packed[i : i + 32] for i in range(0, len(packed), 32))
-            quantities = frozenset(shard.keys()) - {KEYS}
-            dtypes = frozenset((name, str(shard.get_slice(name).get_dtype())) for name in quantities)
-            return Header("ok", quantities, keys, dtypes)
-    except SafetensorError:
+        found = read_header(path)
+    except ValueError:
         return Header("broken")
     except OSError:  # gone meanwhile, or not ours to read: no reason to call it damaged
         return Header("unreadable")
+    return Header("foreign") if found is None else Header("ok", *found)
 
 
 def set_aside(path: Path) -> None:

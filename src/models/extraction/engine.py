@@ -11,6 +11,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from src import files
+from src.errors import ModelError
 from src.models.extraction.cache import ActivationCache, row_key
 from src.models.extraction.capture import NEXT, Windows
 from src.models.extraction.cost import token_budget
@@ -143,6 +144,11 @@ def read_rows(
     job, table = request.job, Table(request.keys, request.quantities)
     store = None
     if cache_dir is not None:
+        if any(hasattr(parameter, "full_tensor") for parameter in model.parameters()):
+            raise ModelError(
+                "This model is split over processes (tp_plan). They could disagree about what the cache holds, and "
+                "wait for each other for ever. Leave cache_dir out."
+            )
         context, name = cache_context(model, job.parts), model.config._name_or_path
         store = ActivationCache(cache_dir, context, model_name=name, required=cache == "required")
         store.fill(table)

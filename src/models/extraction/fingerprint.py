@@ -5,7 +5,7 @@ overwritten in place never share a row, while the same base model does whether P
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from src import files
 
 CAPTURE_VERSION = 2
+_STAYING = "_confprobe_weights_hash"
 _NOT_NUMERIC = ("_name_or_path", "transformers_version", "use_cache", "output_attentions",
                 "output_hidden_states", "return_dict", "_commit_hash")  # fmt: skip
 
@@ -29,13 +30,25 @@ def fingerprint(model: Any) -> dict[str, Any]:
         config.pop(key, None)
     return {
         "capture": CAPTURE_VERSION,
-        "weights": _hash_tensors(_base_tensors(model)),
+        "weights": _weights(model),
         "adapter": _adapter_hash(model),
         "dtype": str(model.get_input_embeddings().weight.dtype).removeprefix("torch."),
         "quantization": quantization_of(model),
         "attention": model.config._attn_implementation,
         "config": files.sha256_of_json(json.loads(json.dumps(config, default=str)))[:16],
     }
+
+
+def weights_stay(model: nn.Module) -> None:
+    """Promise that nobody changes the base model's weights any more, so that they are hashed here and never again.
+
+    Without it every call that uses a cache hashes them, which is nothing beside a long call and much beside a batch.
+    """
+    model.__dict__[_STAYING] = _hash_tensors(_base_tensors(model))
+
+
+def _weights(model: nn.Module) -> str | None:
+    return model.__dict__[_STAYING] if _STAYING in model.__dict__ else _hash_tensors(_base_tensors(model))
 
 
 def quantization_of(model: Any) -> str | None:
@@ -48,7 +61,20 @@ def quantization_of(model: Any) -> str | None:
 def _base_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     for name, parameter in model.named_parameters():
         if ".lora_" not in name:
-            yield name.removeprefix("base_model.model.").replace(".base_layer.", "."), parameter
+            yield name.removeprefix("base_model.model.").replace(".base_layer.", "."), _whole(model, name, parameter)
+
+
+def _whole(model: nn.Module, name: str, parameter: Tensor) -> Tensor:
+    """The tensor itself, where the model holds a part of it only, or keeps it on the host or on disk until it is used.
+
+    Of a model that is split over processes, all of them must ask.
+    """
+    whole: Callable[[], Tensor] | None = getattr(parameter, "full_tensor", None)
+    if whole is not None:
+        return whole()
+    module, _, leaf = name.rpartition(".")
+    stored = getattr(getattr(model.get_submodule(module), "_hf_hook", None), "weights_map", None)
+    return stored[leaf] if parameter.is_meta and stored is not None else parameter
 
 
 def _adapter_hash(model: nn.Module) -> str | None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from src import files
+from src import files, storage
 from src.errors import CacheError
 from src.models.extraction.cache import BUDGET_NAME, CONTEXT_NAME, DAMAGED, peek, set_aside, shards
 from src.models.extraction.shard import FORMAT, KEYS, ShardReader, write_shard
@@ -55,7 +55,7 @@ def contexts(folder: str | Path) -> list[Context]:
     Raises:
         CacheError: there is no such folder.
     """
-    found = [_context(path) for path in _context_folders(Path(folder).expanduser())]
+    found = [_context(path) for path in _context_folders(storage.place(folder))]
     return sorted(found, key=lambda context: -context.bytes)
 
 
@@ -65,13 +65,13 @@ def contexts_like(folder: str | Path, context: Mapping[str, Any], *, model_name:
     if context["weights"] is None:
         known = {key: context[key] for key in context.keys() - {"weights", "adapter", "config"}}
         known["model_name"] = model_name
-    paths = sorted(path.parent for path in Path(folder).expanduser().glob(f"*/{CONTEXT_NAME}"))
+    paths = sorted(path.parent for path in storage.place(folder).glob(f"*/{CONTEXT_NAME}"))
     return [path for path in paths if known.items() <= _about(path / CONTEXT_NAME).items()]
 
 
 def verify(folder: str | Path) -> tuple[int, list[Path]]:
     """Check every shard against its name. Returns how many there are, and the damaged ones, now set aside."""
-    found = [path for context in _context_folders(Path(folder).expanduser()) for path in shards(context)]
+    found = [path for context in _context_folders(storage.place(folder)) for path in shards(context)]
     damaged = [path for path in found if _damaged(path)]
     for path in damaged:
         set_aside(path)
@@ -102,7 +102,7 @@ def prune(folder: str | Path, *, older_than_days: float | None = None, dry_run: 
         CacheError: no such folder, or a file that cannot be removed.
     """
     count = size = 0
-    for context in _context_folders(Path(folder).expanduser()):
+    for context in _context_folders(storage.place(folder)):
         old = older_than_days is not None and (time.time() - _last_written(context)) / 86_400 > older_than_days
         for path in [path for path in context.iterdir() if _goes(path, whole=old)]:
             count, size = count + 1, size + path.stat().st_size
@@ -126,7 +126,7 @@ def compact(folder: str | Path, *, most_bytes: int = COMPACT_BYTES) -> tuple[int
         CacheError: no such folder, or one that cannot be written.
     """
     before = after = 0
-    for context in _context_folders(Path(folder).expanduser()):
+    for context in _context_folders(storage.place(folder)):
         alike: dict[frozenset[tuple[str, str]], list[Path]] = {}
         for path in shards(context):
             before += 1
@@ -204,7 +204,7 @@ def _context_folders(folder: Path) -> list[Path]:
 
 def _about(path: Path) -> dict[str, Any]:
     try:
-        about = json.loads(path.read_text(encoding="utf-8"))
+        about = json.loads(storage.read(path))
     except (OSError, ValueError):
         return {}
     return about if isinstance(about, dict) else {}
