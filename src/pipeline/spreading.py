@@ -171,6 +171,7 @@ def _cluster(workers: int) -> Iterator[None]:
 
 def _start(address: str | None, workers: int) -> None:
     import ray.data
+    import ray.exceptions
 
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     ray.data.DataContext.get_current().enable_progress_bars = sys.stderr.isatty()
