@@ -206,25 +206,18 @@ def _portions(tasks: Sequence[Task], workers: int) -> Iterator[Portion]:
 @contextlib.contextmanager
 def _cluster(workers: int) -> Iterator[None]:
     """The cluster of RAY_ADDRESS or of this process; else one on this machine, shut down when the block ends."""
-    before = {name: os.environ.get(name) for name in (*_LOCAL, "RAY_AUTH_TOKEN")}
     address = os.environ.get("RAY_ADDRESS")
-    if not address:
-        os.environ.update(_LOCAL, RAY_AUTH_TOKEN=secrets.token_hex(32))
-    import ray
+    with machine.environment({} if address else _LOCAL | {"RAY_AUTH_TOKEN": secrets.token_hex(32)}):
+        import ray
 
-    ours = not ray.is_initialized()
-    try:
-        if ours:
-            _start(address, workers)
-        yield
-    finally:
-        if ours:
+        if ray.is_initialized():
+            yield
+            return
+        _start(address, workers)
+        try:
+            yield
+        finally:
             ray.shutdown()
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
 
 
 def _start(address: str | None, workers: int) -> None:
