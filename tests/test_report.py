@@ -66,7 +66,7 @@ def test_the_report_is_whole_whatever_a_run_does_not_have(missing):
     page = render_html(results)
     sections = re.findall(r'<section id="(\w+)"', page)
     assert sections == re.findall(r'href="#(\w+)">', page)[1:]  # the first is the skip link
-    assert ("change" in sections) == bool(results["comparison"])
+    assert ("change" in sections) == bool(results["comparisons"])
     assert ("subjects" in sections) == (len(results["data"]["subjects"]) > 1)
     assert results["variants"]["base"]["missing"] in page
     assert "None" not in re.sub(r"<[^>]*>", " ", page)

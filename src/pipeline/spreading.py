@@ -34,13 +34,13 @@ _CPUS = 0.5
 _LOCAL = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "token"}
 
 
-def ask_spread(plan: Plan, config: Config, adapter: str | None) -> None:
+def ask_spread(plan: Plan, config: Config, folders: tuple[str, ...]) -> None:
     """Have workers ask every question, so that all rows of this run lie in the cache.
 
     Args:
         plan: questions and layers.
         config: of the run; `run.workers` is how many.
-        adapter: the adapter's folder, which every worker must find under this name.
+        folders: the adapters', which every worker must find under these names.
 
     Raises:
         ProbingError: what a worker raised of ours.
@@ -54,7 +54,7 @@ def ask_spread(plan: Plan, config: Config, adapter: str | None) -> None:
         files.write_text(cache / marker, "Workers look whether they see the same folder.\n")
     try:
         with _cluster(config.run.workers):
-            done = _mapped(plan, config, adapter, marker)
+            done = _mapped(plan, config, folders, marker)
     finally:
         (cache / marker).unlink(missing_ok=True)
     if missing := sum(len(task.questions.examples) for task in plan.tasks) - np.unique(done).size:
@@ -67,14 +67,14 @@ class Spec:
 
     Attributes:
         config: of the run, as plain values.
-        adapter: its folder, or None.
+        adapters: name -> folder.
         layers: canonical names.
         tasks: where Ray keeps all questions.
         marker: the name of a file that lies in the cache.
     """
 
     config: dict[str, Any]
-    adapter: str | None
+    adapters: dict[str, str]
     layers: tuple[str, ...]
     tasks: Any
     marker: str
@@ -97,7 +97,7 @@ class Worker:
             for task, rows in zip(tasks, _apart(batch["id"], tasks), strict=True):
                 if rows.size:
                     some = replace(task, questions=task.questions.only(rows))
-                    ask_all(model, tokenizer, some, layers=self._spec.layers, tuned=self._spec.adapter is not None)
+                    ask_all(model, tokenizer, some, layers=self._spec.layers, adapters=tuple(self._spec.adapters))
         except ProbingError as error:
             problem = f"{type(error).__name__}: {error}"
         return {"id": batch["id"], "problem": np.full(len(batch["id"]), problem, dtype=object)}
@@ -113,7 +113,7 @@ class Worker:
                 f"A worker does not see what the driver wrote into {self._config.extraction.cache_dir}: "
                 "extraction.cache_dir must be storage that all machines share."
             )
-        model, tokenizer = model_loader(self._config, self._spec.adapter).load()
+        model, tokenizer = model_loader(self._config, tuple(self._spec.adapters.values())).load()
         weights_stay(model)
         return model, tokenizer, ray.get(self._spec.tasks)
 
@@ -124,13 +124,14 @@ def _apart(numbers: np.ndarray, tasks: tuple[Task, ...]) -> list[np.ndarray]:
     return [numbers[(numbers >= low) & (numbers < high)] - low for low, high in pairwise(starts)]
 
 
-def _mapped(plan: Plan, config: Config, adapter: str | None, marker: str) -> np.ndarray:
+def _mapped(plan: Plan, config: Config, folders: tuple[str, ...], marker: str) -> np.ndarray:
     """The numbers of the questions that were asked, in any order. Raises what a worker raised of ours."""
     import ray
 
     n, workers = sum(len(task.questions.examples) for task in plan.tasks), config.run.workers
     size = max(1, min(_MOST_QUESTIONS, -(-n // (workers * _BATCHES))))
-    spec = Spec(config.model_dump(mode="json"), adapter, plan.layers, ray.put(plan.tasks), marker)
+    adapters = dict(zip(plan.adapters, folders, strict=True))
+    spec = Spec(config.model_dump(mode="json"), adapters, plan.layers, ray.put(plan.tasks), marker)
     with_gpu = ray.cluster_resources().get("GPU", 0) >= workers
     done = ray.data.range(n, override_num_blocks=-(-n // size)).map_batches(
         Worker, fn_constructor_kwargs={"spec": spec}, batch_size=size, num_cpus=_CPUS,

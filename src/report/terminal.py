@@ -6,6 +6,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from src.report.adapters import are_several, by_step, clearly, measures, value_of
 from src.report.elsewhere import beside_the_headline
 from src.report.words import DISAGREEING, SHORT, decisions, figure, percent_interval, subjects, with_interval
 
@@ -28,8 +29,12 @@ def print_report(results: Mapping[str, Any], *, console: Console | None = None) 
             console.print(f"  {line}", highlight=False)
     if any(variant["tags"] for variant in results["variants"].values()):
         console.print(_tags_table(results["variants"]))
-    if results["comparison"] and results["comparison"]["disagreement"]["n"]:
-        console.print(_disagreement_table(results["comparison"]["disagreement"], base="base", tuned="tuned"))
+    if are_several(results):
+        console.print(_adapters_table(results))
+    elif results["comparisons"]:
+        disagreement = results["comparisons"]["tuned"]["disagreement"]
+        if disagreement["n"]:
+            console.print(_disagreement_table(disagreement, base="base", tuned="tuned"))
     _print_verdict(console, results["verdict"])
     seconds = results.get("seconds", {})
     if seconds:
@@ -62,6 +67,21 @@ def print_comparison(compared: Mapping[str, Any], *, console: Console | None = N
         if one["disagreement"]["n"]:
             console.print(_disagreement_table(one["disagreement"], first=one["against"], second=one["label"]))
     _print_verdict(console, compared["verdict"])
+
+
+def _adapters_table(results: Mapping[str, Any]) -> Table:
+    """The numbers of the headline; * marks what is clearly another than the base model's."""
+    known = [one for one in measures(results) if one.metric != "nll"]
+    marked = [[*better, *worse] for better, worse in (clearly(results, one) for one in known)]
+    table = _table("over the adapters (*: clearly another than base)", ("model", "step", *(one.title for one in known)))
+    for name, step in (("base", ""), *by_step(results)):
+        shown = (
+            (percent_interval if one.is_share else with_interval)(number) + ("*" if name in names else "")
+            if (number := value_of(results, name, one)) else ""
+            for one, names in zip(known, marked, strict=True)
+        )  # fmt: skip
+        table.add_row(name, str(step), *shown)
+    return table
 
 
 def _print_verdict(console: Console, sentences: Sequence[str]) -> None:
