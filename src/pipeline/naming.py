@@ -71,6 +71,6 @@ def _recorded(folder: Path) -> str:
     try:
         if path.stat().st_size > _MOST_BYTES:
             return ""
-        return str(json.loads(path.read_text(encoding="utf-8"))["tinker_path"]).rstrip("/").rpartition("/")[2]
-    except (OSError, ValueError, KeyError, TypeError):
+        return json.loads(path.read_text(encoding="utf-8"))["tinker_path"].rstrip("/").rpartition("/")[2]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # a user's file, of any shape
         return ""
