@@ -118,7 +118,7 @@ def test_what_a_run_of_one_adapter_read_a_run_of_several_reads_from_the_cache(
         "src.pipeline.asking.switched_to", lambda model, place: passes.append(place) or switched_to(model, place)
     )
     monkeypatch.setattr(
-        LlamaDecoderLayer, "forward", lambda *a, **k: passes and passes.append("pass") or forward(*a, **k)
+        LlamaDecoderLayer, "forward", lambda *a, **k: (passes and passes.append("pass")) or forward(*a, **k)
     )
     asked(settings(tmp_path, model_folder, questions, [first, second, third], extraction=extraction))
     assert passes == [None, 0, 1, 2]

@@ -17,15 +17,15 @@ class Measure:
     Attributes:
         metric, scorer: where it stands in results.json.
         title: for tables and sentences.
-        best, better: what is said of the best adapter, and of one that is only compared with the base; "" where the
-            headline leaves it out.
+        best, none: what the headline says of the best adapter, and where none is clearly better; "" where it says
+            nothing.
     """
 
     metric: str
     scorer: str
     title: str
     best: str = ""
-    better: str = ""
+    none: str = ""
 
     @property
     def is_share(self) -> bool:
@@ -34,16 +34,20 @@ class Measure:
 
 
 MEASURES = (
-    Measure("accuracy", OWN, "Accuracy", "is the most accurate", "more accurate"),
+    Measure("accuracy", OWN, "Accuracy", "is the most accurate", "none is clearly more accurate than the base model"),
     Measure(
-        "auroc", OWN, "AUROC, own probability", "knows best when it is wrong", "better at knowing when it is wrong"
+        "auroc", OWN, "AUROC, own probability", "knows best when it is wrong",
+        "none clearly knows better than the base model when it is wrong",
     ),
-    Measure("ece", OWN, "ECE, own probability", "is the best calibrated", "better calibrated"),
+    Measure(
+        "ece", OWN, "ECE, own probability", "is the best calibrated",
+        "none is clearly better calibrated than the base model",
+    ),
     Measure("nll", OWN, "NLL, own probability"),
     Measure("auroc", PROBE, "AUROC, probe"),
     Measure("ece", PROBE, "ECE, probe"),
     Measure("nll", PROBE, "NLL, probe"),
-)
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -123,7 +127,8 @@ def verdict_over_adapters(results: Results) -> list[str]:
     last = by_step(results)[-1][0]
     return [
         f"Of {count} adapters, {clauses}.",
-        *(_in_full(results, one) for one in known),
+        *(_in_full(results, one) for one in known if one.best or any(clearly(results, one))),
+        *_the_others([one for one in known if not one.best and not any(clearly(results, one))]),
         f"What is clear is so after Holm's correction for {count} adapters and all measures; each is compared with the "
         f"base model, not with the others. What follows is about {last}.",
     ]
@@ -131,10 +136,9 @@ def verdict_over_adapters(results: Results) -> list[str]:
 
 def _clause(results: Results, measure: Measure) -> str:
     better, worse = clearly(results, measure)
-    if better:
-        return f"{_best(results, better, measure)} {measure.best}"
-    less = f", and {_listed(worse)} clearly less so" if worse else ""
-    return f"none is clearly {measure.better} than the base model{less}"
+    said = f"{_best(results, better, measure)} {measure.best}" if better else measure.none
+    against = " than the base model" if better else ""
+    return said + (f", and {_listed(worse)} {_is(worse)} clearly worse{against}" if worse else "")
 
 
 def _in_full(results: Results, measure: Measure) -> str:
@@ -154,9 +158,18 @@ def _in_full(results: Results, measure: Measure) -> str:
     )
 
 
+def _the_others(unclear: list[Measure]) -> list[str]:
+    titles = "; ".join(one.title for one in unclear)
+    return [f"None is clearly different from the base model in: {titles}."] if unclear else []
+
+
 def _best(results: Results, names: list[str], measure: Measure) -> str:
     choose = max if HIGHER_IS_BETTER[measure.metric] else min
     return choose(names, key=lambda name: (value_of(results, name, measure) or {"value": 0.0})["value"])
+
+
+def _is(names: list[str]) -> str:
+    return "is" if len(names) == 1 else "are"
 
 
 def _listed(names: list[str]) -> str:

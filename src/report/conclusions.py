@@ -9,6 +9,7 @@ from src.report.words import LEVEL, SMALL_N, clear, excludes_zero, figure, perce
 
 Results = Mapping[str, Any]
 FEWEST_TO_CHOOSE = 30
+_A_PAIR = 2
 
 
 def verdict(results: Results) -> list[str]:
@@ -59,6 +60,8 @@ def _unreadable(results: Results) -> list[str]:
     if not counts:
         return []
     found = " and ".join(f"{count:,} of {n:,} answers of the {name} model" for name, count in counts.items())
+    if len(counts) > _A_PAIR:
+        found = f"up to {max(counts.values()):,} of {n:,} answers of each of {len(counts)} models"
     if results["config"]["data"]["unparsed"] == "wrong":
         return [f"In {found} nothing was found to mark: they count as wrong."]
     judged = next(iter(results["variants"].values()))["splits"]["test"]

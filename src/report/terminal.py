@@ -22,8 +22,11 @@ def print_report(results: Mapping[str, Any], *, console: Console | None = None) 
     console.print()
     console.print(results["name"], style="bold", end="")
     console.print(f": {data['n']:,} questions ({split}), model {results['model']['name']}")
+    shown = _in_full(results)
     for name, variant in results["variants"].items():
         _print_notes(console, name, variant)
+        if name not in shown:
+            continue
         console.print(_scores_table(name, variant))
         for line in beside_the_headline(variant) + decisions(variant):
             console.print(f"  {line}", highlight=False)
@@ -42,6 +45,11 @@ def print_report(results: Mapping[str, Any], *, console: Console | None = None) 
         peak = results.get("peak_memory_mb")
         memory = f"; peak memory {peak / 1024:.2f} GB" if peak else ""
         console.print(f"Seconds: {parts}{memory}.", style="dim", highlight=False)
+
+
+def _in_full(results: Mapping[str, Any]) -> list[str]:
+    """The models that are printed in full: of several adapters the last, beside the base model."""
+    return ["base", by_step(results)[-1][0]] if are_several(results) else list(results["variants"])
 
 
 def print_comparison(compared: Mapping[str, Any], *, console: Console | None = None) -> None:
@@ -70,8 +78,8 @@ def print_comparison(compared: Mapping[str, Any], *, console: Console | None = N
 
 
 def _adapters_table(results: Mapping[str, Any]) -> Table:
-    """The numbers of the headline; * marks what is clearly another than the base model's."""
-    known = [one for one in measures(results) if one.metric != "nll"]
+    """The main numbers; * marks what is clearly another than the base model's."""
+    known = [one for one in measures(results) if one.best or (one.metric, one.scorer) == ("auroc", "probe")]
     marked = [[*better, *worse] for better, worse in (clearly(results, one) for one in known)]
     table = _table("over the adapters (*: clearly another than base)", ("model", "step", *(one.title for one in known)))
     for name, step in (("base", ""), *by_step(results)):
@@ -153,13 +161,14 @@ def _cells(score: Mapping[str, Any]) -> list[str]:
 
 
 def _tags_table(variants: Mapping[str, Any]) -> Table:
-    of_models = (column for name in variants for column in (f"{name} accuracy", f"{name} own prob."))
+    pair = len(variants) <= 2  # of more models there is room for the accuracy only
+    of_models = (column for name in variants for column in (f"{name} accuracy", f"{name} own prob.")[: 1 + pair])
     table = _table("by tag, on test", ("tag", "n", *of_models))
     tags = next(iter(variants.values()))["tags"]
     for tag, first in tags.items():
         cells = []
         for variant in variants.values():
             entry = variant["tags"][tag]
-            cells += [percent_interval(entry["accuracy"]), figure(entry["mean_own_probability"])]
+            cells += [percent_interval(entry["accuracy"]), figure(entry["mean_own_probability"])][: 1 + pair]
         table.add_row(tag, str(first["n"]), *cells)
     return table

@@ -16,7 +16,7 @@ _SHAPES = (MARKERS["tuned"], "^", "D", "v", "P")
 RIGHT, WRONG = "#009e73", "#cc79a7"
 INK, SOFT = "#000000", "#808080"
 SMALL = 8
-LONGEST_NAME = 28
+LONGEST_NAME, LONGEST_TITLE = 28, 48
 
 Number = Mapping[str, Any]
 
@@ -33,10 +33,10 @@ def axes(ax: Axes | None, size: tuple[float, float] = (3.9, 3.2)) -> Axes:
     return ax if ax is not None else Figure(figsize=size, layout="constrained").subplots()
 
 
-def plain(text: str) -> str:
+def plain(text: str, *, longest: int = LONGEST_NAME) -> str:
     """A name from outside as one short line: no control characters, and no dollar sign that starts a formula."""
     shown = "".join(c if c.isprintable() else " " for c in text)
-    shown = shown if len(shown) <= LONGEST_NAME else shown[: LONGEST_NAME - 1] + "…"
+    shown = shown if len(shown) <= longest else shown[: longest - 1] + "…"
     return shown.replace("$", r"\$")
 
 
