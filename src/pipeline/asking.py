@@ -20,7 +20,7 @@ from src.pipeline.asking_again import SELF_CONSISTENCY, ask_again, self_consiste
 from src.pipeline.asking_given import take_given
 from src.pipeline.naming import BASE
 from src.pipeline.positions import places_of, read_positions
-from src.pipeline.questions import Questions, Task
+from src.pipeline.questions import Questions
 
 log = logging.getLogger(__name__)
 
@@ -42,21 +42,23 @@ def ask(
 
 
 def ask_all(
-    model: Any, tokenizer: Any, task: Task, *, layers: tuple[str, ...], adapters: Sequence[str]
-) -> dict[str, Asked]:
+    model: Any, tokenizer: Any, questions: Questions, config: Config, *, name: str, layers: tuple[str, ...],
+    adapters: Sequence[str],
+) -> dict[str, Asked]:  # fmt: skip
     """Ask the base model and its adapters, in this order: one loaded model, the adapters switched.
 
     Args:
         model, tokenizer: from `ModelLoader.load`.
-        task: what is asked.
+        questions: what is asked.
+        config: truncation and cache folder.
+        name: of the data set, for progress bars.
         layers: canonical names of the hidden states to read.
         adapters: what the model's adapters are called, in the order in which they were loaded.
     """
     found = {}
-    for name, switched in each_variant(model, adapters):
+    for variant, switched in each_variant(model, adapters):
         with switched:
-            label = f"{name}, {task.name}"
-            found[name] = ask(model, tokenizer, task.questions, task.config, layers=layers, label=label)
+            found[variant] = ask(model, tokenizer, questions, config, layers=layers, label=f"{variant}, {name}")
     return found
 
 

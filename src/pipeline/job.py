@@ -122,7 +122,10 @@ def run(config: str | Path | Mapping[str, Any] | Config) -> RunResult:
         weights_stay(model)
         models = identities(model, names)
     with clock.stage("answers and states"):
-        asked, *elsewhere = (ask_all(model, tokenizer, task, layers=plan.layers, adapters=names) for task in plan.tasks)
+        asked, *elsewhere = (
+            ask_all(model, tokenizer, task.questions, task.config, name=task.name, layers=plan.layers, adapters=names)
+            for task in plan.tasks
+        )
     facts = {"name": config.model.name, "parameters": plan.parameters} | adapter_facts(names, adapters)
     del model
     seed = config.experiment.seed
