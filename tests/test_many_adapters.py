@@ -67,11 +67,12 @@ def settings(tmp_path, model_folder, questions, adapters, **sections):
 
 
 def asked(config):
-    """What every model of a configuration says, and the loaded model."""
+    """What every model of a configuration says."""
     config = load_config(config)
     plan = make_plan(config)
     model, tokenizer = model_loader(config, config.adapter_folders).load()
-    return ask_all(model, tokenizer, plan.task, layers=plan.layers, adapters=tuple(plan.adapters))
+    names, questions = tuple(plan.adapters), plan.task.questions
+    return ask_all(model, tokenizer, questions, config, name="toy", layers=plan.layers, adapters=names)
 
 
 def assert_the_same(one, other):
