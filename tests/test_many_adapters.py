@@ -190,6 +190,16 @@ def test_several_adapters_of_experts_are_each_what_they_are_alone(tmp_path):
             assert torch.equal(both(input_ids=ids).logits, alone(input_ids=ids).logits)
 
 
+def test_peft_never_sees_the_configuration_file_of_any_of_them(tmp_path, tokenizer, training):
+    hostile = tmp_path / "hostile"
+    hostile.mkdir()
+    model = random_llama(len(tokenizer))
+    write_adapter(hostile, lora_tensors(model, seed=7), target_modules="(.*.*.*.*.*.*.*.*.*.*)+x", task_type="SEQ_CLS")
+    both = attach_adapter(model, read_adapter(training["checkpoint-100"]), read_adapter(hostile))
+    assert not any("*" in target for target in both.peft_config[adapter_name(1)].target_modules)
+    assert both.peft_config[adapter_name(1)].task_type == "CAUSAL_LM"
+
+
 def test_one_update_under_two_names_is_an_error_that_names_both(tmp_path, model_folder, training):
     first, *_ = training.values()
     copy = shutil.copytree(first, tmp_path / "final")
