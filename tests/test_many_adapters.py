@@ -172,6 +172,24 @@ def test_of_several_adapters_each_is_verified_and_only_the_damaged_one_found(tra
             check_in_force(model, adapter, place)
 
 
+def test_an_adapter_that_disturbs_an_earlier_one_is_found_when_all_are_attached(training, tokenizer, monkeypatch):
+    from peft import PeftModel
+
+    load = PeftModel.load_adapter
+
+    def disturbing(model, folder, name, **options):
+        found = load(model, folder, name, **options)
+        if name == adapter_name(1):
+            q_proj = model.get_submodule(f"{PREFIX}model.layers.1.self_attn.q_proj")
+            q_proj.lora_B[adapter_name(0)].weight.data.mul_(2)
+        return found
+
+    monkeypatch.setattr(PeftModel, "load_adapter", disturbing)
+    first, second, _ = map(read_adapter, training.values())
+    with pytest.raises(AdapterError, match=r"q_proj\.lora_B\S+ differs from the file"):
+        attach_adapter(random_llama(len(tokenizer)), first, second)
+
+
 def test_several_adapters_of_experts_are_each_what_they_are_alone(tmp_path):
     from src.tinker.convert import convert_adapter
 
