@@ -344,9 +344,9 @@ def test_results_from_before_there_were_families_are_shown():
 
 
 def over(results, metric, *changes, scorer="own_probability"):
-    """The example with these differences of each adapter in turn, as (value, corrected p)."""
+    """These differences of each adapter in turn, as (value, corrected p); uncorrected all would be clear."""
     for (name, one), (value, p) in zip(results["comparisons"].items(), changes, strict=True):
-        one["scores"][scorer]["all"][metric] = number(value, 10**6, p=p, p_holm=p)
+        one["scores"][scorer]["all"][metric] = number(value, 10**6, p=0.001, p_holm=p)
         part = results["variants"][name]
         found = part["accuracy"] if metric == "accuracy" else part["scores"][scorer]
         base = results["variants"]["base"]
