@@ -22,7 +22,7 @@ from src.pipeline.asked import Asked
 from src.pipeline.contrasting import advantages, compare, gains
 from src.pipeline.judging import Judge
 from src.pipeline.probing import OWN, PROBE, TEXT, Probed
-from src.pipeline.results import SCHEMA, asking_facts, data_facts, strict, versions
+from src.pipeline.results import SCHEMA, adapter_facts, asking_facts, data_facts, strict, versions
 from src.probes.linear import LinearProbe
 from src.probes.sweep import Place, PlaceResult, Sweep
 from src.report import render_html, verdict
@@ -76,7 +76,8 @@ def numbers(examples: tuple[Example, ...], models: dict[str, tuple[Asked, Probed
     judged = {name: judge.variant(one, probed) for name, (one, probed) in models.items()}
     results = {
         "schema": SCHEMA, "name": "synthetic", "created": "-", "versions": versions(), "git_commit": None,
-        "config": config.model_dump(mode="json"), "model": {"name": "none", "adapter": "none", "parameters": 0},
+        "config": config.model_dump(mode="json"),
+        "model": {"name": "none", "parameters": 0} | adapter_facts(("tuned",), ("none",)),
         "data": data_facts(examples, splits, 0.25),
         "variants": {
             name: asking_facts(asked[name])
@@ -84,7 +85,7 @@ def numbers(examples: tuple[Example, ...], models: dict[str, tuple[Asked, Probed
             | {"advantages": advantages(judge, one), "gain": gains(judge, one)}
             for name, one in judged.items()
         },
-        "comparison": compare(judge, judged["base"], judged["tuned"]),
+        "comparisons": compare(judge, judged["base"], {"tuned": judged["tuned"]}),
         "seconds": {"total": 0.0}, "peak_memory_mb": 0,
     }  # fmt: skip
     results = strict(results)

@@ -19,28 +19,29 @@ def example_results(
     positions: tuple[str, ...] = ("last_prompt",),
     families: tuple[str, ...] = ("logistic",),
     tuned: bool = True,
+    adapters: tuple[str, ...] = ("tuned",),
     probe: bool = True,
     one_class: bool = False,
     text: str = "Which river is the longest?",
     name: str = "example",
     seed: int = 0,
 ) -> dict[str, Any]:
-    """A whole run of schema 3. `text` becomes every text from outside: questions, answers, names of subjects."""
+    """A whole run of schema 4. `text` becomes every text from outside: questions, answers, names of subjects."""
     rng = np.random.default_rng(seed)
     names = [f"{text} {number}" if text.startswith("<") else f"subject {number}" for number in range(subjects)]
     of_subject = np.sort(np.arange(n_test) % max(1, subjects))
-    models = ("base", "tuned") if tuned else ("base",)
+    adapters = adapters if tuned else ()
     args = {"rng": rng, "names": names, "of_subject": of_subject, "text": text}
     variants = {
         model: _variant(
             **args, layers=layers, positions=positions, families=families, probe=probe and not one_class,
-            rate=1.0 if one_class else 0.55 + 0.1 * (model == "tuned"),
+            rate=1.0 if one_class else 0.55 + 0.1 * place / max(1, len(adapters)),
         )
-        for model in models
+        for place, model in enumerate(("base", *adapters))
     }  # fmt: skip
     counts = {f"{subject}": 5 * int((of_subject == place).sum()) for place, subject in enumerate(names)}
     return {
-        "schema": 3,
+        "schema": 4,
         "name": name,
         "created": "2026-11-23T05:33:34+00:00",
         "versions": {"llm-confidence-probing": "0.1.0", "numpy": "2.4.6"},
@@ -52,13 +53,18 @@ def example_results(
         },
         "seconds": {"total": 21.6},
         "peak_memory_mb": 930,
-        "model": {"name": "models/example", "adapter": "adapters/example" if tuned else None, "parameters": 1_313_152},
+        "model": {
+            "name": "models/example", "parameters": 1_313_152, "steps_from": "name" if adapters else None,
+            "adapters": {name: {"folder": f"adapters/{name}", "step": 100 * n} for n, name in enumerate(adapters, 1)},
+        },
         "data": {
             "n": 5 * n_test, "chance": 0.25, "subjects": counts, "repeated": 3, "trained_on": 0,
             "splits": {"train": 3 * n_test, "val": n_test // 2, "calibration": n_test // 2, "test": n_test},
         },
         "variants": variants,
-        "comparison": _comparison(rng, names, one_class, probe=probe and not one_class) if tuned else None,
+        "comparisons": {
+            name: _comparison(rng, names, one_class, probe=probe and not one_class) for name in adapters
+        },
         "verdict": ["Fine-tuning made the model more accurate.", "A second sentence.", f"{text}"],
     }  # fmt: skip
 

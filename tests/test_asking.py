@@ -226,7 +226,7 @@ class TestTrainedOn:
         (folder / FILE_NAME).write_text(json.dumps({"dataset": "mine", "ids": [*ids, "0" * 16]}))
         with pytest.raises(DataError, match=rf"7 of 120 questions .*'Which is number 0\?', {ids[0]}"):
             self.plan(tmp_path, model_folder, choices, adapter)
-        marked = self.plan(tmp_path, model_folder, choices, adapter, trained_on="mark").questions.examples
+        marked = self.plan(tmp_path, model_folder, choices, adapter, trained_on="mark").task.questions.examples
         assert [example.tag for example in marked] == ["fine-tuned on"] * 7 + ["new"] * 113
         assert [example.id for example in marked] == [example.id for example in examples]
 
@@ -246,7 +246,7 @@ class TestTrainedOn:
 
     def test_other_questions_stay_as_they_are(self, tmp_path, model_folder, choices, adapter):
         (adapter / FILE_NAME).write_text('{"ids": ["0000000000000000"]}')
-        assert {e.tag for e in self.plan(tmp_path, model_folder, choices, adapter).questions.examples} == {""}
+        assert {e.tag for e in self.plan(tmp_path, model_folder, choices, adapter).task.questions.examples} == {""}
 
     @pytest.mark.parametrize(
         "content", ["", "[]", '{"ids": ["a"], "ids": []}', '{"ids": 3}', '{"ids": [1]}', "{" * 5000]

@@ -36,7 +36,7 @@ def finished_run(folder, *, seed, asked=range(400), accuracy=0.6, name="toy", pr
     }
     parquet.write_table(pa.table(rows), folder / "answers.parquet")
     config = SETTINGS | {"model": SETTINGS["model"] | model, "experiment": {"name": name, "seed": 1}}
-    results = {"schema": 3, "name": name, "config": config, "model": {"name": "toy", "adapter": None}, "data": {},
+    results = {"schema": 4, "name": name, "config": config, "model": {"name": "toy", "adapters": {}}, "data": {},
                "variants": {"base": {}}, "verdict": []}  # fmt: skip
     (folder / "results.json").write_text(json.dumps(results))
     return folder

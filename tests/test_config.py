@@ -34,7 +34,7 @@ def test_the_yaml_of_the_design_and_of_the_guide_loads_as_it_stands(shared, page
     blocks = re.findall(r"```yaml\n(.*?)```", (shared / "docs" / page).read_text(encoding="utf-8"), re.DOTALL)
     assert len(blocks) == 1
     config = load_config(yaml.safe_load(blocks[0]))
-    assert config.adapter_folder == f"{config.tinker.output_dir}/peft_adapter"
+    assert config.adapter_folders == (f"{config.tinker.output_dir}/peft_adapter",)
     assert config.extraction.layers == (8, 16, 24, 31)
 
 
@@ -61,10 +61,10 @@ def test_the_yaml_of_the_design_and_of_the_guide_loads_as_it_stands(shared, page
         ("model.revision", 2024, "model.revision is 2024, but a text is needed (quote it to make it one)."),
         ("model.name", "", "model.name is '', but it must not be empty."),
         ("model.name", None, "model.name is null, but a text is needed"),
-        ("model.adapters", ["a", "b"], "model.adapters is ['a', 'b'], but at most 1 is possible. (Another way to name"),
+        ("model.adapters", ["a", "./a"], "model.adapters names one folder twice: 'a' and './a'. Leave one out."),
         ("model.adapters", "a", "model.adapters is 'a', but a list is needed, such as [a]."),
         ("model.quantization", "16bit", "model.quantization is '16bit', but allowed is '8bit' or '4bit'."),
-        ("run.workers", 2, "run.workers is 2, but at most 1 is possible."),
+        ("run.workers", 2, "run.workers is 2, and the local engine has one: set run.engine: ray, or leave it out."),
         ("extraction.layers", [1, True], "extraction.layers is [1, True], but True is no layer: a list of block"),
         ("extraction.layers", [1, 1.0], "1.0 is no layer"),
         ("extraction.layers", [3, 3], "the layer 3 is named twice."),
@@ -222,15 +222,16 @@ def test_a_source_is_not_changed_by_reading_it():
 
 def test_the_ways_to_name_an_adapter_must_agree():
     tinker = {"checkpoint_path": "c.tar", "output_dir": "weights/x"}
-    assert load_config(BASE | {"tinker": tinker}).adapter_folder == str(Path("weights/x/peft_adapter"))
-    assert load_config(BASE, {"model.adapters": ["a"]}).adapter_folder == "a"
+    assert load_config(BASE | {"tinker": tinker}).adapter_folders == (str(Path("weights/x/peft_adapter")),)
+    assert load_config(BASE, {"model.adapters": ["a"]}).adapter_folders == ("a",)
+    assert load_config(BASE, {"model.adapters": ["b", "a"]}).adapter_folders == ("b", "a")
     with pytest.raises(ConfigError, match="Make them agree"):
         load_config(BASE | {"tinker": tinker}, {"model.tinker_lora_path": "elsewhere"})
     off = load_config(BASE | {"tinker": tinker | {"enabled": False}}, {"model.tinker_lora_path": "elsewhere"})
-    assert off.adapter_folder == "elsewhere"
+    assert off.adapter_folders == ("elsewhere",)
     made = {"output_dir": "weights/x", "download_weights": False}
-    assert load_config(BASE | {"tinker": made}).adapter_folder == str(Path("weights/x/peft_adapter"))
-    assert load_config(BASE).adapter_folder is None
+    assert load_config(BASE | {"tinker": made}).adapter_folders == (str(Path("weights/x/peft_adapter")),)
+    assert load_config(BASE).adapter_folders == ()
     assert load_config(Config.model_validate(BASE)) == load_config(BASE)
 
 

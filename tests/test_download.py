@@ -302,7 +302,7 @@ class TestBaseModel:
 
 def test_command_and_configuration_pass_on_what_was_allowed(tmp_path, monkeypatch, capsys):
     from src.config import load_config
-    from src.pipeline.job import _prepare_adapter
+    from src.pipeline.job import _prepare_adapters
     from tests.test_cli import cli
 
     passed = []
@@ -312,7 +312,7 @@ def test_command_and_configuration_pass_on_what_was_allowed(tmp_path, monkeypatc
     options = ("--allow-export", "--no-check-base-model", "--lora-alpha", "8")
     assert cli(monkeypatch, "download", STATE, MODEL, tmp_path, *options) == 0
     tinker = {"checkpoint_path": STATE, "output_dir": str(tmp_path), "allow_export": True}
-    assert _prepare_adapter(load_config({"model": {"name": MODEL}, "tinker": tinker})) == "made"
+    assert _prepare_adapters(load_config({"model": {"name": MODEL}, "tinker": tinker})) == ("made",)
     assert passed == [
         {"lora_alpha": 8, "allow_export": True, "check_base_model": False},
         {"allow_export": True},

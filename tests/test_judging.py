@@ -162,7 +162,7 @@ def test_states_that_show_more_than_the_probability_add_to_it(judged):
 
 def test_tuned_against_base(judged):
     judge, both, _, _ = judged
-    found = compare(judge, both["base"], both["tuned"])
+    found = compare(judge, both["base"], {"tuned": both["tuned"]})["tuned"]
     change = found["scores"]["own_probability"]
     accuracy = [both[name].correct.mean() for name in ("base", "tuned")]
     assert change["all"]["accuracy"]["value"] == pytest.approx(accuracy[1] - accuracy[0])

@@ -62,7 +62,7 @@ def test_base_against_tuned_leaves_everything_a_person_needs(tmp_path, model_fol
         assert all(set(variant["scores"][name]) == {"all"} for name in baselines)
         assert set(variant["scores"]["probe"]) == {"all", "one", "two"}
         assert variant["scores"]["probe"]["all"]["ece"]["calibrated_mean"] > 0
-    assert set(results["comparison"]["scores"]["probe"]["all"]) == {
+    assert set(results["comparisons"]["tuned"]["scores"]["probe"]["all"]) == {
         "accuracy",
         "auroc",
         "brier",
@@ -85,7 +85,7 @@ def test_base_against_tuned_leaves_everything_a_person_needs(tmp_path, model_fol
 
 def test_a_model_at_chance_concludes_nothing(tmp_path, model_folder, choices):
     result = run(config(tmp_path, model_folder, choices))
-    assert result.results["comparison"] is None
+    assert result.results["comparisons"] == {}
     assert "nothing can be concluded" in result.verdict[0]
     assert "nothing can be concluded" in repr(result)
 

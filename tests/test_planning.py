@@ -270,7 +270,11 @@ class TestLabels:
             "ece": {"value": 0.1, "calibrated_mean": 0.06},
         }
         base = {"accuracy": {"all": {"value": 0.7}}, "scores": {"own_probability": {"all": own}}}
-        results = {"schema": SCHEMA, "variants": {"base": base}, "comparison": comparison}
+        results = {
+            "schema": SCHEMA,
+            "variants": {"base": base},
+            "comparisons": {"tuned": comparison} if comparison else {},
+        }
         rest = dict.fromkeys(["config", "data", "model", "name", "verdict"])
         (folder / "results.json").write_text(json.dumps(rest | results))
         return folder

@@ -69,7 +69,7 @@ def test_the_probe_adds_what_the_probability_leaves_out(results):
 
 
 def test_where_only_one_model_is_right_the_text_is_blind_and_the_tuned_model_knows(results):
-    found, flips = results["comparison"]["disagreement"], results["comparison"]["flips"]
+    found, flips = (results["comparisons"]["tuned"][key] for key in ("disagreement", "flips"))
     assert found["n"] == flips["gained"] + flips["lost"]
     assert all(holds(found[name]["text_only"], 0.5) for name in ("base", "tuned"))
     assert found["tuned"]["own_probability"]["low"] > 0.7

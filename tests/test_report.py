@@ -9,7 +9,16 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from src.report import plots, print_comparison, print_report, render_comparison, render_html, render_summary, words
+from src.report import (
+    plots,
+    print_comparison,
+    print_report,
+    render_comparison,
+    render_html,
+    render_summary,
+    verdict,
+    words,
+)
 from src.report.plots.style import COLORS, MARKERS, axes, finish, plain
 from src.report.svg import svg
 from tests.report_examples import example_comparison, example_results, number, undefined
@@ -52,6 +61,8 @@ def parsed(page):
 
 
 PARTIAL = {
+    "three adapters": {"adapters": ("checkpoint-100", "checkpoint-200", "checkpoint-300")},
+    "two adapters, one class": {"adapters": ("a", "b"), "one_class": True},
     "no adapter": {"tuned": False},
     "no probe": {"probe": False},
     "no subjects": {"subjects": 1},
@@ -66,7 +77,8 @@ def test_the_report_is_whole_whatever_a_run_does_not_have(missing):
     page = render_html(results)
     sections = re.findall(r'<section id="(\w+)"', page)
     assert sections == re.findall(r'href="#(\w+)">', page)[1:]  # the first is the skip link
-    assert ("change" in sections) == bool(results["comparison"])
+    assert ("change" in sections) == bool(results["comparisons"])
+    assert ("adapters" in sections) == (len(results["comparisons"]) > 1)
     assert ("subjects" in sections) == (len(results["data"]["subjects"]) > 1)
     assert results["variants"]["base"]["missing"] in page
     assert "None" not in re.sub(r"<[^>]*>", " ", page)
@@ -82,8 +94,10 @@ def test_what_is_undefined_is_said_with_its_reason_and_sorts_last():
 
 def test_texts_from_outside_are_escaped_wherever_they_stand():
     hostile = example_results(n_test=60, layers=1, subjects=2, tuned=False, text=HOSTILE, name=HOSTILE)
+    many = example_results(n_test=60, layers=1, subjects=1, adapters=(HOSTILE, "$_{"))
     for page in (
         render_html(hostile),
+        render_html(many | {"verdict": verdict(many)}),
         render_summary(hostile, HOSTILE),
         render_comparison(example_comparison(HOSTILE)),
     ):
@@ -327,3 +341,68 @@ def test_results_from_before_there_were_families_are_shown():
     for one in (*base["layers"], base["selected"]):
         del one["family"]
     assert "chosen of 3 candidates (3 layers x 1 position x 1 family)" in render_html(results)
+
+
+def over(results, metric, *changes, scorer="own_probability"):
+    """These differences of each adapter in turn, as (value, corrected p); uncorrected all would be clear."""
+    for (name, one), (value, p) in zip(results["comparisons"].items(), changes, strict=True):
+        one["scores"][scorer]["all"][metric] = number(value, 10**6, p=0.001, p_holm=p)
+        part = results["variants"][name]
+        found = part["accuracy"] if metric == "accuracy" else part["scores"][scorer]
+        base = results["variants"]["base"]
+        start = base["accuracy"]["all"] if metric == "accuracy" else base["scores"][scorer]["all"][metric]
+        if metric == "accuracy":
+            found["all"] = number(start["value"] + value)
+        else:
+            found["all"][metric] = number(start["value"] + value, calibrated_mean=0.02, calibrated_q95=0.03)
+
+
+@pytest.fixture
+def checkpoints():
+    results = example_results(n_test=60, layers=1, subjects=1, adapters=("step-1", "step-2", "step-3"))
+    for scorer in ("own_probability", "probe"):
+        for metric in ("accuracy", "auroc", "ece", "nll"):
+            over(results, metric, *[(0.01, 0.9)] * 3, scorer=scorer)
+    return results
+
+
+def test_several_adapters_that_cannot_be_told_apart_are_said_to_be_so(checkpoints):
+    first, *rest = verdict(checkpoints)
+    assert first.startswith("None of the 3 adapters can be told apart from the base model")
+    assert rest[0].startswith("Accuracy: base model ")
+    assert "none is clearly different from the base model" in rest[0]
+
+
+def test_the_verdict_names_which_adapter_is_best_on_what_and_which_got_worse(checkpoints):
+    over(checkpoints, "accuracy", (0.1, 0.001), (0.3, 0.001), (0.5, 0.2))  # the third is no clear difference
+    over(checkpoints, "ece", (0.3, 0.001), (-0.02, 0.001), (-0.05, 0.001))
+    over(checkpoints, "nll", (0.0, 0.9), (0.0, 0.9), (0.2, 0.001), scorer="probe")
+    first, *rest = verdict(checkpoints)
+    assert first == (
+        "Of 3 adapters, step-2 is the most accurate; none clearly knows better than the base model when it is wrong; "
+        "step-3 is the best calibrated, and step-1 is clearly worse than the base model."
+    )
+    assert "clearly better: step-1 and step-2." in rest[0]
+    assert "best step-3 with" in rest[0]  # by its number, which says nothing clear
+    assert any(line.startswith("NLL, probe: ") and "clearly worse: step-3" in line for line in rest)
+    assert "None is clearly different from the base model in: NLL, own probability; AUROC, probe; ECE, probe." in rest
+    assert any("is about step-3" in line for line in rest)
+    shown = " ".join(printed(print_report, checkpoints).split())
+    assert "over the adapters" in shown
+    assert shown.count("]*") == 5  # two accuracies and three errors of calibration
+
+
+def test_a_curve_goes_over_steps_and_joins_only_what_is_counted(checkpoints):
+    names = list(checkpoints["model"]["adapters"])
+    for name, step in zip(names, (300, 100, 200), strict=True):
+        checkpoints["model"]["adapters"][name]["step"] = step
+    (curve,) = [line for line in plots.over_adapters(checkpoints).lines if len(points(line)) == 3]
+    values = [checkpoints["variants"][names[place]]["accuracy"]["all"]["value"] for place in (1, 2, 0)]
+    np.testing.assert_allclose(points(curve), np.transpose([[100, 200, 300], values]))
+    assert curve.get_linestyle() == "-"
+    checkpoints["model"]["steps_from"] = "place"
+    ax = plots.over_adapters(checkpoints, "auroc")
+    assert {line.get_linestyle() for line in ax.lines if len(points(line)) == 3} == {"None"}
+    assert [label.get_text() for label in ax.get_xticklabels()] == [names[1], names[2], names[0]]
+    rows = re.findall(r'<th scope="row" class="name-cell">(step-\d)</th>', render_html(checkpoints))
+    assert rows[:3] == [names[1], names[2], names[0]]

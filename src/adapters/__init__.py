@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         PREFIX,
         WEIGHTS_NAME,
         Adapter,
+        check_all_differ,
         module_names,
         read_adapter,
     )
@@ -37,6 +38,7 @@ __all__ = [
     "Adapter",
     "base_modules",
     "check_against_base",
+    "check_all_differ",
     "check_finite",
     "check_modules",
     "module_names",
@@ -55,6 +57,7 @@ __getattr__ = lazy_exports(
         "Adapter": "folder",
         "base_modules": "base_model",
         "check_against_base": "base_model",
+        "check_all_differ": "folder",
         "check_finite": "tensor_file",
         "check_modules": "base_model",
         "module_names": "folder",

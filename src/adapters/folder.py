@@ -1,7 +1,7 @@
 """A LoRA folder read and checked as a whole: settings, tensors, and whether they belong together."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -85,6 +85,16 @@ def read_adapter(folder: str | Path, *, effective: bool | None = None) -> Adapte
     _check_ranks(adapter)
     check_patterns_are_used(config, adapter.modules)
     return adapter
+
+
+def check_all_differ(adapters: Sequence[Adapter]) -> None:
+    """Raise AdapterError where two have equal settings and weights, so that nothing is asked and counted twice."""
+    seen: dict[str, Path] = {}
+    for one in adapters if len(adapters) > 1 else ():
+        content = files.sha256_of_json([one.config, files.sha256_of_file(one.folder / WEIGHTS_NAME)])
+        if content in seen:
+            raise AdapterError(f"{seen[content]} and {one.folder} are the same adapter. Leave one of them out.")
+        seen[content] = one.folder
 
 
 def _check_unchanged(folder: Path) -> None:

@@ -119,8 +119,8 @@ class ModelConfig(Section):
     """auto: layers that no GPU has room for lie in memory or on disk; without it they do so where there is a GPU."""
     tinker_lora_path: InputPath | None = None
     """A PEFT adapter folder: makes the run a comparison of base and tuned."""
-    adapters: tuple[InputPath, ...] = Field((), max_length=1)
-    """Another way to name the adapter, as a list. This version compares one adapter a run."""
+    adapters: tuple[InputPath, ...] = ()
+    """Several such folders, such as a training's checkpoints: all are asked on one loaded base model and compared."""
 
 
 class TinkerConfig(Section):
@@ -308,7 +308,7 @@ class Config(Section):
 
     def _adapters_agree(self) -> None:
         tinker = self.tinker if self.tinker and self.tinker.enabled else None
-        named = {key: path for key, path in self._named_adapters().items() if path}
+        named = {key: paths for key, paths in self._named_adapters().items() if paths}
         if tinker and not named:
             raise ValueError("tinker is enabled, but tinker.output_dir (where the adapter goes) is not given")
         if tinker and tinker.download_weights and not tinker.checkpoint_path:
@@ -318,16 +318,25 @@ class Config(Section):
             )
         if tinker and tinker.download_weights and not tinker.output_dir:
             raise ValueError("tinker.download_weights is true, but tinker.output_dir (where it goes) is not given")
-        if len({Path(path) for path in named.values()}) > 1:
-            found = ", ".join(f"{key} is {path!r}" for key, path in named.items())
+        if len({tuple(map(Path, paths)) for paths in named.values()}) > 1:
+            found = ", ".join(f"{key} is {', '.join(map(repr, paths))}" for key, paths in named.items())
             raise ValueError(f"these name different adapters: {found}. Make them agree, or leave all but one out")
+        folders: dict[Path, str] = {}
+        for path in self.model.adapters:
+            place = Path(path).resolve()
+            if place in folders:
+                raise ValueError(
+                    f"model.adapters names one folder twice: {folders[place]!r} and {path!r}. Leave one out"
+                )
+            folders[place] = path
 
-    def _named_adapters(self) -> dict[str, str | None]:
-        made = self.tinker.output_dir if self.tinker and self.tinker.enabled else None
+    def _named_adapters(self) -> dict[str, tuple[str, ...]]:
+        path, tinker = self.model.tinker_lora_path, self.tinker
+        made = tinker.output_dir if tinker and tinker.enabled else None
         return {
-            "model.tinker_lora_path": self.model.tinker_lora_path,
-            "model.adapters": self.model.adapters[0] if self.model.adapters else None,
-            "tinker.output_dir's adapter": str(Path(made) / "peft_adapter") if made else None,
+            "model.tinker_lora_path": (path,) if path else (),
+            "model.adapters": self.model.adapters,
+            "tinker.output_dir's adapter": (str(Path(made) / "peft_adapter"),) if made else (),
         }
 
     @property
@@ -339,9 +348,9 @@ class Config(Section):
         return tinker.checkpoint_path, tinker.output_dir
 
     @property
-    def adapter_folder(self) -> str | None:
-        """The adapter to compare with the base model, or None."""
-        return next((path for path in self._named_adapters().values() if path), None)
+    def adapter_folders(self) -> tuple[str, ...]:
+        """The adapters to compare with the base model, in the order in which they are named."""
+        return next((paths for paths in self._named_adapters().values() if paths), ())
 
     @property
     def folder(self) -> Path:

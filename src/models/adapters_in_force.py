@@ -4,12 +4,13 @@ PEFT 0.21 takes a list of modules and patterns and changes what it finds. So it 
 name, and afterwards every tensor in the model is compared with the file: none missing, none more, none different.
 """
 
+import contextlib
 import importlib.util
 import logging
 import math
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -21,10 +22,9 @@ from src.adapters.settings import named_by
 from src.adapters.tensor_file import open_tensors
 from src.errors import AdapterError, MissingExtraError
 from src.models.adapter_layout import expected_tensors, module_in_model
+from src.models.adapter_switch import adapter_name, switched_to
 
 log = logging.getLogger(__name__)
-
-_NAME = "default"  # PEFT's for the only adapter of a model
 
 
 def check_peft_is_here() -> None:
@@ -33,14 +33,14 @@ def check_peft_is_here() -> None:
         raise MissingExtraError("PEFT library not installed. Install it with: pip install 'peft>=0.18'")
 
 
-def attach_adapter(model: nn.Module, adapter: Adapter) -> Any:
-    """Put a LoRA on a loaded base model and verify that exactly its tensors are in force.
+def attach_adapter(model: nn.Module, adapter: Adapter, *others: Adapter) -> Any:
+    """Put LoRAs on a loaded base model and verify of each that exactly its tensors are in force when it is switched on.
 
     The configuration given to PEFT is made from the checked one, not the file: a file from elsewhere holds settings
     that PEFT would act on, and patterns that it would run.
 
     Returns:
-        a `peft.PeftModel` in evaluation mode.
+        a `peft.PeftModel` in evaluation mode, the first adapter in force; of several, see `adapter_switch`.
 
     Raises:
         AdapterError: see `src.adapters`.
@@ -50,26 +50,39 @@ def attach_adapter(model: nn.Module, adapter: Adapter) -> Any:
     from peft import PeftModel
 
     base = linear_shapes(model)
-    check_against_base(adapter, base)
-    _check_targets(adapter)
-    tied = getattr(model.config, "tie_word_embeddings", False)
-    if tied and "lm_head" in adapter.modules:
-        log.warning("The adapter changes lm_head of a model with tied embeddings: never merge it into the weights.")
-    names = {module: fitting_name(module, base) for module in adapter.modules}
-    renamed = {rf"^{re.escape(old)}\.lora_": f"{new}.lora_" for old, new in names.items() if old != new}
+    tuned: Any = model
+    for place, one in enumerate((adapter, *others)):
+        check_against_base(one, base)
+        _check_targets(one)
+        tied = getattr(model.config, "tie_word_embeddings", False)
+        if tied and "lm_head" in one.modules:
+            log.warning("The adapter changes lm_head of a model with tied embeddings: never merge it into the weights.")
+        names = {module: fitting_name(module, base) for module in one.modules}
+        renamed = {rf"^{re.escape(old)}\.lora_": f"{new}.lora_" for old, new in names.items() if old != new}
+        config, folder, name = _peft_config(one, names), str(one.folder), adapter_name(place)
+        with _pefts_errors(one):
+            if not place:
+                tuned = PeftModel.from_pretrained(model, folder, name, config=config, key_mapping=renamed)
+            else:
+                tuned.add_adapter(name, config)  # before load_adapter, which would read the configuration from the file
+                tuned.load_adapter(folder, name, key_mapping=renamed)
+    tuned.eval()
+    for place, one in enumerate((adapter, *others)):  # when all are there: each may disturb those before it
+        check_in_force(tuned, one, place)
+    return tuned
+
+
+@contextlib.contextmanager
+def _pefts_errors(adapter: Adapter) -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # PEFT 0.21 asks transformers 5.23 in an old way
-        # Missing tensors, and patterns that match nothing, are found below, exactly.
+        # Missing tensors, and patterns that match nothing, are found afterwards, exactly.
         warnings.simplefilter("ignore", UserWarning)
         warnings.simplefilter("ignore", RuntimeWarning)
         try:
-            tuned = PeftModel.from_pretrained(
-                model, str(adapter.folder), config=_peft_config(adapter, names), key_mapping=renamed
-            ).eval()
+            yield
         except (RuntimeError, ValueError, KeyError) as error:
             raise AdapterError(f"PEFT cannot put {adapter.folder} on this model: {error!s:.500}") from error
-    check_in_force(tuned, adapter)
-    return tuned
 
 
 def adapter_in_force(model: nn.Module) -> str | None:
@@ -131,8 +144,13 @@ def linear_shapes(model: nn.Module) -> dict[str, tuple[int, int]]:
     return shapes
 
 
-def check_in_force(model: Any, adapter: Adapter) -> None:
+def check_in_force(model: Any, adapter: Adapter, place: int = 0) -> None:
     """Whether exactly the adapter's tensors, at its scales, are in a `PeftModel`, and change what it says.
+
+    Args:
+        model: with one or several adapters.
+        adapter: the one to look for.
+        place: which of the model's it is, from 0.
 
     Raises:
         AdapterError: naming the first tensor that is missing, additional, different or differently scaled; or the
@@ -140,10 +158,11 @@ def check_in_force(model: Any, adapter: Adapter) -> None:
     """
     base = linear_shapes(model.get_base_model())
     names = {module: fitting_name(module, base) for module in adapter.modules}
+    end, *others = (f".{name}.weight" for name in sorted(model.peft_config, key=adapter_name(place).__ne__))
     loaded = {
-        name.removeprefix(PREFIX).replace(f".{_NAME}.weight", ".weight"): parameter
+        name.removeprefix(PREFIX).replace(end, ".weight"): parameter
         for name, parameter in model.named_parameters()
-        if ".lora_" in name
+        if ".lora_" in name and not name.endswith(tuple(others))
     }
     expected = expected_tensors(names)
     if missing := sorted(set(expected) ^ set(loaded)):
@@ -155,27 +174,28 @@ def check_in_force(model: Any, adapter: Adapter) -> None:
     for name, read in expected.items():
         if not torch.equal(loaded[name].cpu(), read(tensors).to(loaded[name].dtype)):
             raise AdapterError(f"After loading, {name} differs from the file.")
-    _check_scales(model, adapter, names)
-    _check_effect(model, adapter)
+    _check_scales(model, adapter, names, place)
+    _check_effect(model, adapter, place)
 
 
-def _check_scales(model: Any, adapter: Adapter, names: Mapping[str, str]) -> None:
+def _check_scales(model: Any, adapter: Adapter, names: Mapping[str, str], place: int) -> None:
     modules, alphas = adapter.modules, adapter.alphas
     for module, name in names.items():
         wanted = alphas[module] / modules[module][2]
-        found = model.get_submodule(PREFIX + module_in_model(name)).scaling[_NAME]
+        found = model.get_submodule(PREFIX + module_in_model(name)).scaling[adapter_name(place)]
         if not math.isclose(found, wanted, rel_tol=1e-9):
             raise AdapterError(f"After loading, {module} is scaled by {found}; lora_alpha / r is {wanted}.")
 
 
-def _check_effect(model: Any, adapter: Adapter) -> None:
+def _check_effect(model: Any, adapter: Adapter, place: int) -> None:
     if not adapter.effective:
         log.warning("Every lora_B of %s is zero: the adapter changes nothing.", adapter.folder)
         return
     ids = torch.arange(1, 9, device=model.get_input_embeddings().weight.device)[None]
     with torch.inference_mode():
-        with_adapter = model(input_ids=ids, use_cache=False).logits
-        with model.disable_adapter():
+        with switched_to(model, place):
+            with_adapter = model(input_ids=ids, use_cache=False).logits
+        with switched_to(model, None):
             without = model(input_ids=ids, use_cache=False).logits
     if torch.equal(with_adapter, without):
         raise AdapterError(f"{adapter.folder} was loaded but the logits did not change: it is not in force.")

@@ -4,13 +4,13 @@ import contextlib
 import importlib.util
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
-from src.adapters import Adapter, check_against_base, read_adapter
+from src.adapters import Adapter, check_against_base, check_all_differ, read_adapter
 from src.errors import (
     ConfigError,
     CredentialsError,
@@ -31,6 +31,7 @@ class ModelLoader:
     Args:
         model_name: a hub id or a local folder.
         tinker_lora_path: a PEFT LoRA folder, as `download_and_convert_weights` returns it.
+        adapters: several such folders, to be switched on one loaded base model (`adapter_switch.switched_to`).
         quantization: "8bit" or "4bit" (bitsandbytes, extra `quant`), or None.
         dtype: "auto" (as saved), "float32", "bfloat16" or "float16".
         revision: a branch, tag or commit of the hub repository.
@@ -46,6 +47,7 @@ class ModelLoader:
         tinker_lora_path: str | Path | None = None,
         quantization: Quantization | None = None,
         *,
+        adapters: Sequence[str | Path] = (),
         dtype: str = "auto",
         revision: str | None = None,
         device_map: str | dict[str, Any] | None = None,
@@ -53,6 +55,7 @@ class ModelLoader:
     ):
         self.model_name = str(model_name)
         self.tinker_lora_path = tinker_lora_path
+        self.adapters = tuple(adapters) if tinker_lora_path is None else (tinker_lora_path, *adapters)
         self.quantization = quantization
         self.dtype = dtype
         self.revision = revision
@@ -67,21 +70,21 @@ class ModelLoader:
 
         Returns:
             `(model, tokenizer)`. With an adapter the model is a `PeftModel`, and the base model is had back
-            by `with model.disable_adapter()`.
+            by `with model.disable_adapter()`. Of several adapters the first is in force.
 
         Raises:
             ConfigError: two different quantizations, or an unknown one; device_map beside tp_plan, or tp_plan in a
                 process that torchrun did not start.
             ModelError: no such folder, or not a causal language model.
             DownloadError, CredentialsError: the hub does not give the model.
-            AdapterError: the adapter does not fit, or is not in force after loading.
+            AdapterError: an adapter does not fit, or is not in force after loading; or two are the same.
             MissingExtraError: bitsandbytes or peft is not installed.
         """
         quantization = self._one_quantization(quantization)
-        _, adapter = self._check(quantization)
+        _, adapters = self._check(quantization)
         model, tokenizer = self._load_base(quantization)
-        if adapter is not None:
-            model = attach_adapter(model, adapter)
+        if adapters:
+            model = attach_adapter(model, *adapters)
         return model.eval(), tokenizer
 
     def skeleton(self) -> Any:
@@ -126,13 +129,14 @@ class ModelLoader:
             )
         return chosen
 
-    def _check(self, quantization: Quantization | None) -> tuple[Any, Adapter | None]:
-        _check_extras(quantization, self.tinker_lora_path)
-        adapter = read_adapter(self.tinker_lora_path) if self.tinker_lora_path is not None else None
+    def _check(self, quantization: Quantization | None) -> tuple[Any, list[Adapter]]:
+        _check_extras(quantization, self.adapters)
+        adapters = [read_adapter(folder) for folder in self.adapters]
+        check_all_differ(adapters)
         model = self._empty_model()
-        if adapter is not None:
+        for adapter in adapters:
             check_against_base(adapter, linear_shapes(model))
-        return model, adapter
+        return model, adapters
 
     def _empty_model(self) -> Any:
         from transformers import AutoConfig, AutoModelForCausalLM
@@ -217,13 +221,13 @@ class ModelLoader:
         return "auto" if self.dtype == "auto" else getattr(torch, self.dtype)
 
 
-def _check_extras(quantization: Quantization | None, adapter_folder: str | Path | None) -> None:
+def _check_extras(quantization: Quantization | None, adapters: Sequence[str | Path]) -> None:
     if quantization is not None and importlib.util.find_spec("bitsandbytes") is None:
         raise MissingExtraError(
             f"bitsandbytes library not installed, and quantization={quantization!r} needs it. Install it with: "
             "pip install 'bitsandbytes>=0.48'"
         )
-    if adapter_folder is not None:
+    if adapters:
         check_peft_is_here()
 
 

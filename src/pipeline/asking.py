@@ -1,6 +1,8 @@
 """Stage 3: one model's answers, marked, with its own confidence and the hidden states."""
 
+import contextlib
 import logging
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -8,6 +10,7 @@ import numpy as np
 from src.config import Config
 from src.data.example import LETTERS
 from src.data.scoring import Mark, mark
+from src.models.adapter_switch import switched_to
 from src.models.answering import answer_choices, letter_states, plan_choices
 from src.models.extraction.forecast import ExtractionPlan
 from src.models.extractor import HiddenStateExtractor
@@ -15,6 +18,7 @@ from src.models.generation import answer_freely, prompt_limit
 from src.pipeline.asked import ANSWERED, Asked
 from src.pipeline.asking_again import SELF_CONSISTENCY, ask_again, self_consistency
 from src.pipeline.asking_given import take_given
+from src.pipeline.naming import BASE
 from src.pipeline.positions import places_of, read_positions
 from src.pipeline.questions import Questions
 
@@ -38,21 +42,31 @@ def ask(
 
 
 def ask_all(
-    model: Any, tokenizer: Any, questions: Questions, config: Config, *, name: str, layers: tuple[str, ...], tuned: bool
-) -> dict[str, Asked]:
-    """Ask the base model and, with an adapter, the tuned one: one loaded model, the adapter switched.
+    model: Any, tokenizer: Any, questions: Questions, config: Config, *, name: str, layers: tuple[str, ...],
+    adapters: Sequence[str],
+) -> dict[str, Asked]:  # fmt: skip
+    """Ask the base model and its adapters, in this order: one loaded model, the adapters switched.
 
-    `name` is the data set's, for progress bars.
+    Args:
+        model, tokenizer: from `ModelLoader.load`.
+        questions: what is asked.
+        config: truncation and cache folder.
+        name: of the data set, for progress bars.
+        layers: canonical names of the hidden states to read.
+        adapters: what the model's adapters are called, in the order in which they were loaded.
     """
+    found = {}
+    for variant, switched in each_variant(model, adapters):
+        with switched:
+            found[variant] = ask(model, tokenizer, questions, config, layers=layers, label=f"{variant}, {name}")
+    return found
 
-    def asked(label: str) -> Asked:
-        return ask(model, tokenizer, questions, config, layers=layers, label=f"{label}, {name}")
 
-    if not tuned:
-        return {"base": asked("base")}
-    with model.disable_adapter():
-        base = asked("base")
-    return {"base": base, "tuned": asked("tuned")}
+def each_variant(model: Any, adapters: Sequence[str]) -> Iterator[tuple[str, contextlib.AbstractContextManager[None]]]:
+    """The base model and each adapter by name, with the block within which it is in force."""
+    yield BASE, switched_to(model, None)
+    for place, name in enumerate(adapters):
+        yield name, switched_to(model, place)
 
 
 def forecast(

@@ -9,6 +9,7 @@ from src.data.splits import SPLITS
 from src.errors import ConfigError
 from src.models.loader import DTYPES, Quantization
 from src.pipeline.folder import CONFIG
+from src.pipeline.naming import variant_names
 from src.pipeline.plan import Plan, make_plan, model_loader
 from src.pipeline.sharing import training_ids
 from src.probes.artifact import SavedProbe
@@ -54,7 +55,7 @@ class CheckPlan:
     @property
     def one_model(self) -> bool:
         """Whether one loaded model serves both, its adapter switched."""
-        adapters = {self.own.adapter_folder, self.other.adapter_folder} - {None}
+        adapters = {*self.own.adapter_folders, *self.other.adapter_folders}
         without = [one.model.model_copy(update={"tinker_lora_path": None}) for one in (self.own, self.other)]
         return len(adapters) < 2 and without[0] == without[1]
 
@@ -100,9 +101,11 @@ def plan_check(
         )
     if other.model is None:
         raise ConfigError("Name the model that the probe is to be checked on: --model.")
-    first, second = _own_settings(settings, saved, own or Named()), _settings(settings, saved, other)
+    variant = Path(probe).name if isinstance(probe, str | Path) else ""
+    first = _own_settings(settings, saved, own or Named(), variant=variant)
+    second = _settings(settings, saved, other)
     for one in (first, second):
-        saved.check_shape(model_loader(one, one.adapter_folder).skeleton())
+        saved.check_shape(model_loader(one, one.adapter_folders).skeleton())
     own_plan, other_plan = make_plan(first), make_plan(second)
     return CheckPlan(saved, first, second, own_plan, other_plan, _notes(saved, own_plan))
 
@@ -132,13 +135,31 @@ def _config_beside(probe: Any) -> Path:
     return path
 
 
-def _own_settings(settings: Config, saved: SavedProbe, named: Named) -> Config:
+def _own_settings(settings: Config, saved: SavedProbe, named: Named, *, variant: str) -> Config:
     """The probe's own model: what the header says of it goes before what the configuration says."""
     of = saved.origin.model
     if named.model is None:
-        adapter = named.adapter or (settings.adapter_folder if of.adapter else None)
+        adapter = named.adapter or (_own_adapter(settings, variant) if of.adapter else None)
         named = Named(settings.model.name, adapter)
     return _settings(settings, saved, replace(named, quantization=of.quantization))
+
+
+def _own_adapter(settings: Config, variant: str) -> str | None:
+    """The one of the configuration, of several the one that the probe's folder is called after.
+
+    Raises:
+        ConfigError: none of several is.
+    """
+    folders = settings.adapter_folders
+    if len(folders) < 2:
+        return next(iter(folders), None)
+    named = dict(zip(variant_names(folders), folders, strict=True))
+    if variant not in named:
+        raise ConfigError(
+            f"The probe was fitted on one of several adapters ({', '.join(named)}), and its folder {variant!r} is not "
+            "called after one of them. Name it: --from-adapter."
+        )
+    return named[variant]
 
 
 def _settings(settings: Config, saved: SavedProbe, named: Named) -> Config:
@@ -151,7 +172,7 @@ def _settings(settings: Config, saved: SavedProbe, named: Named) -> Config:
         {
             "model": {
                 "name": named.model, "revision": settings.model.revision if same else None, "dtype": dtype,
-                "quantization": named.quantization, "tinker_lora_path": named.adapter,
+                "quantization": named.quantization, "tinker_lora_path": named.adapter, "adapters": [],
             },
             "tinker": None,
             "extraction.layers": [int(layer) if layer.isdigit() else layer],
@@ -173,5 +194,6 @@ def _notes(saved: SavedProbe, plan: Plan) -> tuple[str, ...]:
 
 def _facts(settings: Config) -> dict[str, Any]:
     model = settings.model
-    return {"model": model.name, "adapter": settings.adapter_folder, "quantization": model.quantization,
+    adapter = next(iter(settings.adapter_folders), None)
+    return {"model": model.name, "adapter": adapter, "quantization": model.quantization,
             "dtype": model.dtype}  # fmt: skip

@@ -1,8 +1,6 @@
 """`confprobe check`: does a saved probe still hold on another model, adapter or quantisation?"""
 
-import contextlib
 import gc
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +9,7 @@ import numpy as np
 
 from src.config import Config
 from src.data.example import Example
+from src.models.adapter_switch import switched_to
 from src.pipeline.asked import Asked
 from src.pipeline.asking import ask
 from src.pipeline.check_numbers import Labelled, with_labels
@@ -135,13 +134,13 @@ def _judged(plan: CheckPlan, identity: ModelIdentity, drift: Realignment, found:
 
 def _asked(plan: CheckPlan) -> tuple[Asked, Asked, ModelIdentity]:
     """What both models say, at the probe's layer and position, and which the second one is."""
-    own, other = plan.own.adapter_folder, plan.other.adapter_folder
+    own, other = plan.own.adapter_folders, plan.other.adapter_folders
     if plan.one_model:
         model, tokenizer = model_loader(plan.own, own or other).load()
-        with _switched(model, on=own is not None):
+        with switched_to(model, 0 if own else None):
             plan.probe.check_fits(model)
             before = _ask(model, tokenizer, plan.own_plan, plan.own, "before")
-        with _switched(model, on=other is not None):
+        with switched_to(model, 0 if other else None):
             identity = ModelIdentity.of(model)
             after = _ask(model, tokenizer, plan.other_plan, plan.other, "after")
         return before, after, identity
@@ -156,13 +155,6 @@ def _asked(plan: CheckPlan) -> tuple[Asked, Asked, ModelIdentity]:
 
 def _ask(model: Any, tokenizer: Any, plan: Plan, settings: Config, label: str) -> Asked:
     return ask(model, tokenizer, plan.task.questions, settings, layers=plan.layers, label=label)
-
-
-@contextlib.contextmanager
-def _switched(model: Any, *, on: bool) -> Iterator[None]:
-    """The model with its adapter, or without: one that has none is as it is."""
-    with contextlib.nullcontext() if on or not hasattr(model, "disable_adapter") else model.disable_adapter():
-        yield
 
 
 def _groups(examples: tuple[Example, ...]) -> dict[str, np.ndarray]:

@@ -132,7 +132,7 @@ def _sides(folder: Path, labels: Mapping[Path, str]) -> list[Side]:
             "name": results["name"],
             "variant": variant,
             "model": results["model"]["name"],
-            "adapter": results["model"]["adapter"] if variant == "tuned" else None,
+            "adapter": results["model"]["adapters"].get(variant, {}).get("folder"),
             "quantization": model["quantization"],
             "dtype": model["dtype"],
             "n_test": len(rows),

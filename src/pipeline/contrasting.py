@@ -1,7 +1,8 @@
-"""Stage 5, of two: one scorer against another on the same labels, and tuned against base on the same questions."""
+"""Stage 5, of two: one scorer against another on the same labels, and adapters against base on the same questions."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, replace
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import numpy as np
 from src.evaluation.comparison import Difference, difference, flips
 from src.evaluation.delong import delong_test
 from src.evaluation.gain import likelihood_losses
-from src.evaluation.intervals import Estimate, Scored, interval, score
+from src.evaluation.intervals import Estimate, interval, score
 from src.evaluation.resampling import METRICS
 from src.pipeline.judging import ALL, ANSWERED, Judge, Judged
 from src.pipeline.numbers import beyond_floors, honest, number, with_p_values
@@ -64,44 +65,43 @@ def gains(judge: Judge, judged: Judged) -> dict[str, Any]:
     return found
 
 
-def compare(judge: Judge, before: Judged, after: Judged) -> dict[str, Any]:
-    """`after` minus `before`, paired by question, each model judged by its own labels."""
-    shared = [scorer for scorer in before.scored if scorer in after.scored]
-    p_accuracy = {name: flips(before.correct[part], after.correct[part]).p_value for name, part in judge.parts.items()}
-    scores = {scorer: _changes(before.scored[scorer], after.scored[scorer], p_accuracy) for scorer in shared}
-    for scorer, parts in scores.items():
-        sides = [judged.numbers["scores"][scorer] for judged in (before, after)]
-        for name, change in parts.items():
-            for metric in ("ece", "ece_mass"):
-                change[metric] = beyond_floors(change[metric], *(side[name][metric] for side in sides))
+def compare(judge: Judge, base: Judged, adapters: Mapping[str, Judged]) -> dict[str, Any]:
+    """Each adapter minus the base model, paired by question, each model judged by its own labels: name -> numbers."""
+    scores: dict[str, dict[str, Any]] = {name: {} for name in adapters}
+    for scorer in base.scored:
+        having = {name: one for name, one in adapters.items() if scorer in one.scored}
+        for name, parts in _changes(judge, base, having, scorer).items():
+            scores[name][scorer] = parts
     return {
-        "flips": asdict(flips(before.correct, after.correct)),
-        "scores": scores,
-        "disagreement": disagreement(
-            {"base": before.correct, "tuned": after.correct},
-            {"base": before.probed.test, "tuned": after.probed.test},
-            judge.weights,
-        ),
+        name: {
+            "flips": asdict(flips(base.correct, one.correct)),
+            "scores": scores[name],
+            "disagreement": disagreement(
+                {"base": base.correct, "tuned": one.correct},
+                {"base": base.probed.test, "tuned": one.probed.test},
+                judge.weights,
+            ),
+        }
+        for name, one in adapters.items()
     }
 
 
-def _changes(
-    before: Mapping[str, Scored], after: Mapping[str, Scored], p_accuracy: Mapping[str, float]
-) -> dict[str, dict[str, Any]]:
-    """`after` minus `before`, part -> metric: corrected for the number of metrics, for subjects for theirs."""
-    found = {
-        name: {metric: difference(scored, after[name], metric) for metric in METRICS} for name, scored in before.items()
-    }
-    for name, change in found.items():
-        change["accuracy"] = replace(change["accuracy"], p=p_accuracy[name])
-    result = {
-        name: with_p_values({metric: found[name][metric] for metric in METRICS})
-        for name in (ALL, ANSWERED)
-        if name in found
-    }
-    subjects = [name for name in found if name not in result]
-    by_metric = {metric: with_p_values({name: found[name][metric] for name in subjects}) for metric in METRICS}
-    return result | {name: {metric: by_metric[metric][name] for metric in METRICS} for name in subjects}
+def _changes(judge: Judge, base: Judged, adapters: Mapping[str, Judged], scorer: str) -> dict[str, dict[str, Any]]:
+    """Adapter -> part -> metric: corrected for the number of adapters, and of metrics or, of subjects, for theirs."""
+    families: dict[str, dict[tuple[str, str, str], Difference]] = {}
+    result: dict[str, dict[str, Any]] = {name: {part: {} for part in base.scored[scorer]} for name in adapters}
+    for name, part, metric in product(adapters, base.scored[scorer], METRICS):
+        one, rows = adapters[name], judge.parts[part]
+        found = difference(base.scored[scorer][part], one.scored[scorer][part], metric)
+        if metric == "accuracy":
+            found = replace(found, p=flips(base.correct[rows], one.correct[rows]).p_value)
+        counted = part if part in (ALL, ANSWERED) else f"subjects, {metric}"
+        families.setdefault(counted, {})[name, part, metric] = found
+    for family in families.values():
+        for (name, part, metric), change in with_p_values(family).items():
+            sides = (judged.numbers["scores"][scorer][part].get(metric, {}) for judged in (base, adapters[name]))
+            result[name][part][metric] = beyond_floors(change, *sides) if metric in ("ece", "ece_mass") else change
+    return result
 
 
 def disagreement(

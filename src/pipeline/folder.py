@@ -10,11 +10,13 @@ from src import files, machine, storage
 from src.config import Config, load_config
 from src.config.reading import write_yaml
 from src.errors import ConfigError
+from src.pipeline.naming import TUNED
 from src.pipeline.results import SCHEMA, git_commit, versions
 
 CONFIG, RESULTS, REPORT = "config.yaml", "results.json", "report.html"
 QUESTIONS, ANSWERS, PROBES = "questions.csv", "answers.parquet", "probes"
 _FIRST_LINE = "# Repeat this run: confprobe run config.yaml"
+_BEFORE = 3  # the schema that had `comparison` and `model.adapter`
 _NEEDED = {"config", "data", "model", "name", "variants", "verdict"}
 
 
@@ -114,11 +116,25 @@ def read_results(folder: str | Path) -> dict[str, Any]:
     except ValueError as error:
         raise ConfigError(f"{path} is not JSON ({error}). Run it again.") from error
     schema = results.get("schema") if isinstance(results, dict) else None
+    if schema == _BEFORE:
+        results, schema = _with_adapters(results), SCHEMA
     if schema != SCHEMA:
-        raise ConfigError(f"{path} has schema {schema!r}, and this version reads {SCHEMA}. Run it again.")
+        raise ConfigError(f"{path} has schema {schema!r}, and this version reads {_BEFORE} and {SCHEMA}. Run it again.")
     if missing := _NEEDED - results.keys():
         raise ConfigError(f"{path} lacks {min(missing)!r}, so it is not the whole of a run. Run it again.")
     return results
+
+
+def _with_adapters(results: dict[str, Any]) -> dict[str, Any]:
+    """What was written when a run had one adapter at most, in the shape of today."""
+    model, comparison = dict(results.get("model", {})), results.get("comparison")
+    folder = model.pop("adapter", None)
+    adapters = {TUNED: {"folder": folder, "step": 1}} if folder else {}
+    return results | {
+        "schema": SCHEMA,
+        "model": model | {"adapters": adapters, "steps_from": "place" if folder else None},
+        "comparisons": {TUNED: comparison} if comparison else {},
+    }
 
 
 def write_report(folder: str | Path, results: Mapping[str, Any]) -> Path:

@@ -12,6 +12,7 @@ from typing import Any
 from src import files
 from src.config import Config, load_config
 from src.data.splits import Splits
+from src.models.extraction.fingerprint import weights_stay
 from src.pipeline.answers import answers_parquet
 from src.pipeline.asked import Asked
 from src.pipeline.asking import ask_all
@@ -27,11 +28,13 @@ from src.pipeline.folder import (
     writing,
 )
 from src.pipeline.judging import Judge
+from src.pipeline.naming import BASE
 from src.pipeline.plan import make_plan, model_loader
 from src.pipeline.probing import Probed, answered_splits, fit_scorers
 from src.pipeline.questions import Task
 from src.pipeline.results import (
     SCHEMA,
+    adapter_facts,
     asking_facts,
     data_facts,
     git_commit,
@@ -107,22 +110,23 @@ def run(config: str | Path | Mapping[str, Any] | Config) -> RunResult:
         log.warning(note)
     questions, splits = plan.task.questions, plan.task.splits
     with clock.stage("weights"):
-        adapter = _prepare_adapter(config)
+        adapters = _prepare_adapters(config)
+        names = tuple(plan.adapters)
     if config.run.engine == "ray":
         from src.pipeline.spreading import ask_spread
 
         with clock.stage("workers"):
-            ask_spread(plan, config, adapter)
+            ask_spread(plan, config, adapters)
     with clock.stage("weights"):
-        model, tokenizer = model_loader(config, adapter).load()
-        models = identities(model, tuned=plan.adapter is not None)
+        model, tokenizer = model_loader(config, adapters).load()
+        weights_stay(model)
+        models = identities(model, names)
     with clock.stage("answers and states"):
-        tuned = plan.adapter is not None
         asked, *elsewhere = (
-            ask_all(model, tokenizer, task.questions, task.config, name=task.name, layers=plan.layers, tuned=tuned)
+            ask_all(model, tokenizer, task.questions, task.config, name=task.name, layers=plan.layers, adapters=names)
             for task in plan.tasks
         )
-    facts = {"name": config.model.name, "adapter": adapter, "parameters": plan.parameters}
+    facts = {"name": config.model.name, "parameters": plan.parameters} | adapter_facts(names, adapters)
     del model
     seed = config.experiment.seed
     with clock.stage("probes"):
@@ -140,7 +144,7 @@ def run(config: str | Path | Mapping[str, Any] | Config) -> RunResult:
             for name, one in asked.items()
         }
     with clock.stage("metrics"):
-        test = usable["base"].test
+        test = usable[BASE].test
         judge = Judge.of(questions.examples, test, splits.groups, asked.values(), config.evaluation, seed)
         numbers = _judge_all(judge, asked, probed)
     with clock.stage("transfer"):
@@ -171,15 +175,15 @@ def run(config: str | Path | Mapping[str, Any] | Config) -> RunResult:
         return _publish(folder, results, tables, clock, started)
 
 
-def _prepare_adapter(config: Config) -> str | None:
-    """The adapter folder, converted from the checkpoint first if the configuration asks for that."""
+def _prepare_adapters(config: Config) -> tuple[str, ...]:
+    """The adapters' folders; the one of a checkpoint is converted first if the configuration asks for that."""
     if config.conversion:
         from src.tinker import download_and_convert_weights
 
         checkpoint, output_dir = config.conversion
         allow_export = bool(config.tinker and config.tinker.allow_export)
-        return download_and_convert_weights(checkpoint, config.model.name, output_dir, allow_export=allow_export)
-    return config.adapter_folder
+        return (download_and_convert_weights(checkpoint, config.model.name, output_dir, allow_export=allow_export),)
+    return config.adapter_folders
 
 
 def _usable(splits: Splits, asked: Mapping[str, Asked], config: Config) -> dict[str, Splits]:
@@ -198,7 +202,7 @@ def _data_sets(asked: Iterable[tuple[Task, Mapping[str, Asked]]]) -> dict[str, l
 
 
 def _judge_all(judge: Judge, asked: Mapping[str, Asked], probed: Mapping[str, Probed]) -> dict[str, Any]:
-    """Numbers of each model, and tuned against base where there are both."""
+    """Numbers of each model, and of each adapter against the base."""
     judged = {name: judge.variant(one, probed[name]) for name, one in asked.items()}
     variants = {
         name: asking_facts(asked[name])
@@ -206,8 +210,8 @@ def _judge_all(judge: Judge, asked: Mapping[str, Asked], probed: Mapping[str, Pr
         | {"advantages": advantages(judge, one), "gain": gains(judge, one)}
         for name, one in judged.items()
     }
-    comparison = compare(judge, judged["base"], judged["tuned"]) if "tuned" in judged else None
-    return {"variants": variants, "comparison": comparison}
+    base = judged.pop(BASE)
+    return {"variants": variants, "comparisons": compare(judge, base, judged)}
 
 
 def _publish(

@@ -1,5 +1,6 @@
 """Before the first long step: the questions are read, and what can be found wrong cheaply is found."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from src.data.splits import SPLITS, Splits, split_examples
 from src.data.trained_on import apart, read_trained_on
 from src.errors import ConfigError, ModelError
 from src.pipeline.folder import folder_state
+from src.pipeline.naming import variant_names
 from src.pipeline.positions import read_once
 from src.pipeline.questions import CHAT, Questions, Task, as_chat, data_name, load_questions
 from src.pipeline.sense import check_settings
@@ -28,7 +30,7 @@ class Plan:
         weight_bytes: of the base model, unquantised.
         state_bytes: of the hidden states of all questions and models, as the cache keeps them; where every token of the
             answers is read, of answers as long as they may be.
-        adapter: the adapter's folder, which may be yet to be made; None where only a base model is asked.
+        adapters: name -> the adapter's folder, which may be yet to be made; empty where only a base model is asked.
         notes: what may go wrong, in sentences.
     """
 
@@ -37,7 +39,7 @@ class Plan:
     parameters: int
     weight_bytes: int
     state_bytes: int
-    adapter: str | None
+    adapters: dict[str, str]
     notes: tuple[str, ...]
 
     @property
@@ -52,7 +54,7 @@ class Plan:
         """
         from src.pipeline.asking import forecast
 
-        loader = model_loader(config, None)
+        loader = model_loader(config)
         skeleton, tokenizer = loader.skeleton(), loader.tokenizer()
 
         def asking(task: Task) -> dict[str, Any]:
@@ -71,13 +73,13 @@ class Plan:
             "model": config.model.name,
             "parameters": self.parameters,
             "weight_bytes": self.weight_bytes,
-            "adapter": self.adapter,
+            "adapters": self.adapters,
             "data": config.data.name,
             **asking(self.task),
             "transfer": [{"data": task.name} | asking(task) for task in self.tasks[1:]],
             "layers": list(self.layers),
             "state_bytes": self.state_bytes,
-            "models": 1 if self.adapter is None else 2,
+            "models": 1 + len(self.adapters),
             "cache_dir": config.extraction.cache_dir,
             "free_memory": machine.free_memory(),
             "notes": list(self.notes),
@@ -96,21 +98,21 @@ def make_plan(config: Config) -> Plan:
         if not is_converted(config.conversion[0], config.model.name, config.conversion[1]):
             check_source(config.conversion[0], allow_export=bool(config.tinker and config.tinker.allow_export))
     tasks = (Task(data_name(config.data), config, *_asked(config)), *_others(config))
-    skeleton = model_loader(config, None if config.conversion else config.adapter_folder).skeleton()
+    skeleton = model_loader(config, () if config.conversion else config.adapter_folders).skeleton()
     layers, width = _layers(config, skeleton)
-    variants = 1 if config.adapter_folder is None else 2
+    folders = config.adapter_folders
     sizes = [(p.numel(), p.element_size()) for p in skeleton.parameters()]
     weight_bytes = sum(count * size for count, size in sizes)
     once = len(read_once(config.extraction.position))
     states = sum(len(task.questions.examples) * once + _answer_tokens(config, task.questions) for task in tasks)
-    state_bytes = variants * states * len(layers) * width * sizes[0][1]
+    state_bytes = (1 + len(folders)) * states * len(layers) * width * sizes[0][1]
     return Plan(
         tasks=tasks,
         layers=layers,
         parameters=sum(count for count, _ in sizes),
         weight_bytes=weight_bytes,
         state_bytes=state_bytes,
-        adapter=config.adapter_folder,
+        adapters=dict(zip(variant_names(folders), folders, strict=True)),
         notes=(*_memory_note(config, weight_bytes), *_disk_note(config, state_bytes)),
     )
 
@@ -125,7 +127,7 @@ def _asked(config: Config) -> tuple[Questions, Splits]:
     check_settings(config, questions)
     questions = _trained_on(config, questions)
     if config.data.template == CHAT:
-        questions = as_chat(questions, model_loader(config, None).tokenizer())
+        questions = as_chat(questions, model_loader(config).tokenizer())
     splits = split_examples(questions.examples, seed=config.experiment.seed)
     if not splits.test.size:
         different = len(set(splits.groups))
@@ -170,26 +172,30 @@ def _answer_tokens(config: Config, questions: Questions) -> int:
 
 
 def _trained_on(config: Config, questions: Questions) -> Questions:
-    """The questions, with those that the adapter was fine-tuned on marked, where that is allowed.
+    """The questions, with those that some adapter was fine-tuned on marked, where that is allowed.
 
     Raises:
         DataError: there are such questions.
     """
-    found = read_trained_on(config.adapter_folder) if config.adapter_folder else None
-    if found is None:
-        return questions
-    path, ids = found
-    return replace(questions, examples=apart(questions.examples, ids, path, refuse=config.data.trained_on == "refuse"))
+    found = dict(filter(None, map(read_trained_on, config.adapter_folders)))
+    if config.data.trained_on == "refuse":
+        for path, ids in found.items():
+            apart(questions.examples, ids, path, refuse=True)
+    elif found:
+        every = frozenset().union(*found.values())
+        return replace(questions, examples=apart(questions.examples, every, next(iter(found)), refuse=False))
+    return questions
 
 
-def model_loader(config: Config, adapter: str | None) -> Any:
-    """The loader of the configured model, with the adapter that lies in this folder."""
+def model_loader(config: Config, adapters: Sequence[str] = ()) -> Any:
+    """The loader of the configured model, with the adapters that lie in these folders."""
     from src.models import ModelLoader
 
     model = config.model
     return ModelLoader(
-        model.name, adapter, model.quantization, dtype=model.dtype, revision=model.revision, device_map=model.device_map
-    )
+        model.name, None, model.quantization, adapters=adapters, dtype=model.dtype, revision=model.revision,
+        device_map=model.device_map,
+    )  # fmt: skip
 
 
 def _layers(config: Config, skeleton: Any) -> tuple[tuple[str, ...], int]:

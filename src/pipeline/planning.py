@@ -108,7 +108,8 @@ def assumptions_of(run: str | Path) -> Assumptions:
     accuracy = base["accuracy"]["all"]["value"]
     # The planner's confidence is too high, a run's may be too low: then as much as there is room for.
     found = Assumptions(accuracy=accuracy, auroc=own["auroc"]["value"], ece=min(ece, (1 - accuracy) / 2))
-    if not results["comparison"]:
+    if not results["comparisons"]:
         return found
-    flips = results["comparison"]["flips"]
+    *_, last = results["comparisons"].values()
+    flips = last["flips"]
     return replace(found, changed=max(flips["gained"] + flips["lost"], 1) / own["n"])

@@ -8,6 +8,7 @@ import platform
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -17,9 +18,10 @@ from src.data.example import Example
 from src.data.splits import SPLITS, Splits
 from src.data.trained_on import TRAINED
 from src.pipeline.asked import Asked
+from src.pipeline.naming import steps_of
 from src.pipeline.probing import PROBE, Probed
 
-SCHEMA = 3
+SCHEMA = 4
 _ABOUT = ("id", "subject", "tag", "split", "question", "target")
 _PACKAGES = ("torch", "transformers", "peft", "safetensors", "numpy", "scikit-learn", "bitsandbytes")
 
@@ -81,6 +83,16 @@ def data_facts(examples: tuple[Example, ...], splits: Splits, chance: float) -> 
         "splits": {name: len(getattr(splits, name)) for name in SPLITS},
         "repeated": splits.repeated,
         "trained_on": sum(example.tag.endswith(TRAINED) for example in examples),
+    }
+
+
+def adapter_facts(names: Sequence[str], folders: Sequence[str]) -> dict[str, Any]:
+    """Each adapter's folder and step, and where the steps come from (None without adapters)."""
+    steps = steps_of(folders)
+    each = zip(names, folders, steps.numbers, strict=True)
+    return {
+        "adapters": {name: {"folder": folder, "step": step} for name, folder, step in each},
+        "steps_from": steps.source if names else None,
     }
 
 

@@ -42,7 +42,7 @@ def _check_engine(config: Config) -> None:
 
 def _check_given(config: Config) -> None:
     baselines = config.baselines
-    if config.adapter_folder or baselines.p_true or baselines.stated or baselines.samples:
+    if config.adapter_folders or baselines.p_true or baselines.stated or baselines.samples:
         raise ConfigError(
             "data.name is answered: these answers belong to one model, which is not asked again. Leave the adapter and "
             "baselines out (an adapter can be merged into its model)."

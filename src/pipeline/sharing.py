@@ -1,7 +1,7 @@
 """Stage 7: the chosen probe of each model, saved so that it can be shared and used (`src.probes.artifact`)."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from src.data import prompts
 from src.data.example import Example
 from src.data.splits import Splits
 from src.evaluation.selective import Promise
+from src.pipeline.asking import each_variant
 from src.pipeline.folder import PROBES
 from src.pipeline.probing import PROBE, Probed
 from src.pipeline.questions import CHAT, Questions
@@ -30,13 +31,13 @@ _METRICS = ("auroc", "brier", "nll", "ece")
 _TRIED = 50  # questions that a template has to reproduce
 
 
-def identities(model: Any, *, tuned: bool) -> dict[str, ModelIdentity]:
-    """Of the loaded model: "base", and "tuned" where it has an adapter."""
-    if not tuned:
-        return {"base": ModelIdentity.of(model)}
-    with model.disable_adapter():
-        base = ModelIdentity.of(model)
-    return {"base": base, "tuned": ModelIdentity.of(model)}
+def identities(model: Any, adapters: Sequence[str]) -> dict[str, ModelIdentity]:
+    """Of the loaded base model, and with each of its adapters; arguments as in `ask_all`."""
+    found = {}
+    for name, switched in each_variant(model, adapters):
+        with switched:
+            found[name] = ModelIdentity.of(model)
+    return found
 
 
 def save_probes(

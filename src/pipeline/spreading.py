@@ -39,13 +39,13 @@ _LOCAL = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "token", "RAY_BACKEND
 _TRIES_AGAIN = 3
 
 
-def ask_spread(plan: Plan, config: Config, adapter: str | None) -> None:
+def ask_spread(plan: Plan, config: Config, folders: tuple[str, ...]) -> None:
     """Have workers ask every question, so that all rows of this run lie in the cache.
 
     Args:
         plan: questions and layers.
         config: of the run; `run.workers` is how many.
-        adapter: the adapter's folder, which every worker must find under this name.
+        folders: the adapters', which every worker must find under these names.
 
     Raises:
         ProbingError: what a worker raised of ours.
@@ -59,7 +59,8 @@ def ask_spread(plan: Plan, config: Config, adapter: str | None) -> None:
         files.write_text(cache / marker, "Workers look whether they see the same folder.\n")
     try:
         with _cluster(config.run.workers):
-            spec = Spec(config.model_dump(mode="json"), adapter, plan.layers, plan.adapter is not None, marker)
+            adapters = dict(zip(plan.adapters, folders, strict=True))
+            spec = Spec(config.model_dump(mode="json"), adapters, plan.layers, marker)
             spread(list(_portions(plan.tasks, config.run.workers)), Worker, spec, workers=config.run.workers)
     finally:
         (cache / marker).unlink(missing_ok=True)
@@ -71,17 +72,15 @@ class Spec:
 
     Attributes:
         config: of the run, as plain values.
-        adapter: its folder, or None.
+        adapters: name -> folder.
         layers: canonical names.
-        tuned: whether there is an adapter.
         marker: the name of a file that lies in the cache.
         version: of this library.
     """
 
     config: dict[str, Any]
-    adapter: str | None
+    adapters: dict[str, str]
     layers: tuple[str, ...]
-    tuned: bool
     marker: str
     version: str = __version__
 
@@ -112,7 +111,7 @@ class Worker:
         model, tokenizer = self._model
         ask_all(
             model, tokenizer, portion.questions, load_config(portion.config), name=portion.name,
-            layers=self._spec.layers, tuned=self._spec.tuned,
+            layers=self._spec.layers, adapters=tuple(self._spec.adapters),
         )  # fmt: skip
 
     @functools.cached_property
@@ -130,7 +129,7 @@ class Worker:
                 f"A worker on {platform.node()} does not see what was written into {config.extraction.cache_dir}: "
                 "extraction.cache_dir must be storage that all nodes share."
             )
-        model, tokenizer = model_loader(config, self._spec.adapter).load()
+        model, tokenizer = model_loader(config, tuple(self._spec.adapters.values())).load()
         weights_stay(model)
         return model, tokenizer
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from src.report import words
+from src.report.adapters import MEASURES, are_several, clearly
 from src.report.elsewhere import ONE, held_out
 from src.report.words import Number
 
@@ -39,26 +40,36 @@ class Card:
 
 def four_cards(results: Mapping[str, Any]) -> list[Card]:
     """Accuracy, AUROC and ECE of the own probability, AUROC of the probe; the last only where there are probes."""
-    variants, comparison = results["variants"], results["comparison"]
-    changes = comparison["scores"] if comparison else {}
+    variants, several = results["variants"], are_several(results)
+    changes = {} if several else results["comparisons"].get("tuned", {}).get("scores", {})
 
     def scored(scorer: str, metric: str, title: str) -> Card:
         numbers = {
             name: v["scores"][scorer]["all"][metric] for name, v in variants.items() if scorer in v["scores"]
         }  # fmt: skip
-        change = changes.get(scorer, {}).get("all", {}).get(metric)
-        return _card(title, metric, numbers, change)
+        card = _card(title, metric, numbers, changes.get(scorer, {}).get("all", {}).get(metric))
+        return replace(card, notes=_clear_ones(results, metric, scorer) + card.notes) if several else card
 
     accuracy = {name: variant["accuracy"]["all"] for name, variant in variants.items()}
+    change = changes.get("own_probability", {}).get("all", {}).get("accuracy")
+    right = _card("Right answers", "accuracy", accuracy, change)
     cards = [
-        _card("Right answers", "accuracy", accuracy, changes.get("own_probability", {}).get("all", {}).get("accuracy")),
+        replace(right, notes=_clear_ones(results, "accuracy", "own_probability")) if several else right,
         scored("own_probability", "auroc", "Knows when it is wrong: AUROC of its own probability"),
         scored("own_probability", "ece", "Miscalibration of its own probability: ECE"),
     ]
     if any("probe" in variant["scores"] for variant in variants.values()):
         card = scored("probe", "auroc", "Knows when it is wrong: AUROC of a probe of its hidden states")
-        cards.append(replace(card, notes=card.notes + _elsewhere(variants)))
+        cards.append(card if several else replace(card, notes=card.notes + _elsewhere(variants)))
     return cards
+
+
+def _clear_ones(results: Mapping[str, Any], metric: str, scorer: str) -> list[str]:
+    """Of several adapters, which differ clearly from the base model."""
+    (measure,) = [one for one in MEASURES if (one.metric, one.scorer) == (metric, scorer)]
+    sides = zip(("better", "worse"), clearly(results, measure), strict=True)
+    found = [f"clearly {word} than base: {', '.join(names)}" for word, names in sides if names]
+    return found or ["none is clearly different from base"]
 
 
 def _elsewhere(variants: Mapping[str, Any]) -> list[str]:
@@ -82,7 +93,10 @@ def _card(title: str, metric: str, numbers: Mapping[str, Number], change: Number
     notes = list(dict.fromkeys(n["reason"] for n in numbers.values() if n["value"] is None and n.get("reason")))
     floors = [n["calibrated_mean"] for n in numbers.values() if n.get("calibrated_mean") is not None]
     if floors:
-        notes.append(f"perfect calibration would score {' → '.join(map(words.figure, floors))}")
+        ends = " → ".join(map(words.figure, floors))
+        if len(floors) > 2:
+            ends = f"{words.figure(min(floors))} to {words.figure(max(floors))}"
+        notes.append(f"perfect calibration would score {ends}")
     if not change or change["value"] is None:
         return Card(title, sides, "", "", notes)
     mood = "no clear change"

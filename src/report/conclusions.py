@@ -3,27 +3,32 @@
 from collections.abc import Mapping
 from typing import Any
 
+from src.report.adapters import are_several, by_step, verdict_over_adapters
 from src.report.findings import about_probe, promised, text_and_control
 from src.report.words import LEVEL, SMALL_N, clear, excludes_zero, figure, percent, percent_interval, with_interval
 
 Results = Mapping[str, Any]
 FEWEST_TO_CHOOSE = 30
+_A_PAIR = 2
 
 
 def verdict(results: Results) -> list[str]:
     """Sentences, the most important first."""
-    variants = results["variants"]
-    last = variants.get("tuned", variants["base"])
+    variants, comparisons = results["variants"], results["comparisons"]
+    name = by_step(results)[-1][0] if comparisons else "base"
+    last = variants[name]
     inconclusive = _inconclusive(results)
     if len(inconclusive) == len(variants):
         return inconclusive + _unreadable(results) + _trained_on(results)
     sentences = []
-    if results["comparison"]:
+    if are_several(results):
+        sentences += verdict_over_adapters(results)
+    elif comparisons:
         sentences += _fine_tuning(results)
     else:
         sentences.append(_knows(last, "The model"))
     sentences += inconclusive + _unreadable(results) + _trained_on(results)
-    sentences += about_probe(last, "tuned" if results["comparison"] else "base")
+    sentences += about_probe(last, name)
     sentences += promised(last) + _told_apart(results) + text_and_control(last)
     return sentences + _too_few(results)
 
@@ -55,6 +60,8 @@ def _unreadable(results: Results) -> list[str]:
     if not counts:
         return []
     found = " and ".join(f"{count:,} of {n:,} answers of the {name} model" for name, count in counts.items())
+    if len(counts) > _A_PAIR:
+        found = f"up to {max(counts.values()):,} of {n:,} answers of each of {len(counts)} models"
     if results["config"]["data"]["unparsed"] == "wrong":
         return [f"In {found} nothing was found to mark: they count as wrong."]
     judged = next(iter(results["variants"].values()))["splits"]["test"]
@@ -70,10 +77,11 @@ def _trained_on(results: Results) -> list[str]:
 
 
 def _fine_tuning(results: Results) -> list[str]:
-    change = results["comparison"]["scores"]["own_probability"]["all"]
+    comparison = results["comparisons"]["tuned"]
+    change = comparison["scores"]["own_probability"]["all"]
     base, tuned = (results["variants"][name]["scores"]["own_probability"]["all"] for name in ("base", "tuned"))
     accuracy = {name: results["variants"][name]["accuracy"]["all"]["value"] for name in ("base", "tuned")}
-    flips = results["comparison"]["flips"]
+    flips = comparison["flips"]
     unknown = change["auroc"]["value"] is None
     by = "" if unknown else f" ({with_interval(change['auroc'], signed=True)})"
     same = "is undefined for one of the two" if unknown else "did not clearly change"
@@ -108,8 +116,8 @@ def _knows(variant: Mapping[str, Any], who: str) -> str:
 
 
 def _told_apart(results: Results) -> list[str]:
-    """Who can tell on the questions that only one of the two models gets right."""
-    found = (results["comparison"] or {}).get("disagreement", {})
+    """Who can tell on the questions that only one of two models gets right."""
+    found = results["comparisons"].get("tuned", {}).get("disagreement", {})
     aurocs = {name: number for name, number in found.get("tuned", {}).items() if number["value"] is not None}
     if "own_probability" not in aurocs:
         return []

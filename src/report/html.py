@@ -5,6 +5,7 @@ from typing import Any
 
 import yaml
 
+from src.report.adapters import are_several, measures, rows
 from src.report.cards import four_cards
 from src.report.drawings import drawings
 from src.report.elsewhere import tables
@@ -13,6 +14,7 @@ from src.report.words import METRIC_NAMES, SHORT, SMALL_N, subjects
 
 _SECTIONS = {
     "answer": "The answer in full",
+    "adapters": "Over the adapters",
     "knows": "Where it knows, and how well",
     "trust": "Can its confidence be believed?",
     "sure": "Answering only when sure",
@@ -28,29 +30,31 @@ _IN_TABLE = ("n", "auroc", "brier", "nll", "ece", "ece_mass")  # of "All numbers
 
 
 def render_html(results: Mapping[str, Any]) -> str:
-    """The report of one run from the content of its results.json (schema 3); equal results give equal bytes."""
-    variants, comparison = results["variants"], results["comparison"]
+    """The report of one run from the content of its results.json (schema 4); equal results give equal bytes."""
+    variants, comparisons = results["variants"], results["comparisons"]
     names = subjects(next(iter(variants.values()))["accuracy"])
     advantages = _advantages(variants)
     gains = _gains(variants)
     elsewhere = tables(variants)
     absent = {
-        "adds": not (gains or advantages or (comparison and comparison["disagreement"]["n"])),
+        "adapters": not are_several(results),
+        "adds": not (gains or advantages or any(one["disagreement"]["n"] for one in comparisons.values())),
         "elsewhere": not (elsewhere["kinds"] or elsewhere["unknown"]),
-        "change": not comparison,
+        "change": not comparisons,
         "subjects": not names,
     }
     return render_page(
         "report.html",
         r=results,
         four=four_cards(results),
-        sections={key: title for key, title in _SECTIONS.items() if not absent.get(key)},
+        sections={key: title for key, title in _titles(results).items() if not absent.get(key)},
         drawn=drawings(results),
         subjects=names,
         gains=_by_part(gains, names, at=1),
         advantages=_by_part(advantages, names, at=2),
         elsewhere=elsewhere,
-        changes=_changes(comparison, names) if comparison else [],
+        over=_over_adapters(results) if are_several(results) else {},
+        changes={name: _changes(comparison, names) for name, comparison in comparisons.items()},
         per_subject=_per_subject(variants, names),
         examples=_examples(variants),
         wholes={name: _whole(variant) for name, variant in variants.items()},
@@ -58,11 +62,25 @@ def render_html(results: Mapping[str, Any]) -> str:
     )
 
 
-def _by_part(rows: list[Any], names: list[str], *, at: int) -> dict[str, list[Any]]:
+def _titles(results: Mapping[str, Any]) -> dict[str, str]:
+    """Of several adapters what is counted by their steps is called checkpoints."""
+    if not are_several(results):
+        return _SECTIONS
+    over = "Over the adapters" if results["model"]["steps_from"] == "place" else "Over the checkpoints"
+    return _SECTIONS | {"adapters": over, "change": "Each adapter against base"}
+
+
+def _over_adapters(results: Mapping[str, Any]) -> dict[str, Any]:
+    known = measures(results)
+    columns = [title for one in known for title in (one.title, "minus base")]
+    return {"columns": columns, "shares": [one.is_share for one in known], "rows": rows(results)}
+
+
+def _by_part(found: list[Any], names: list[str], *, at: int) -> dict[str, list[Any]]:
     """Rows about the whole apart from those about a subject; `at` is where a row names its questions."""
     return {
-        "whole": [row for row in rows if row[at] not in names],
-        "subjects": [row for row in rows if row[at] in names],
+        "whole": [row for row in found if row[at] not in names],
+        "subjects": [row for row in found if row[at] in names],
     }
 
 

@@ -24,14 +24,14 @@ def print_plan(facts: Mapping[str, Any], *, console: Console | None = None) -> N
     memory = facts["free_memory"]
     rows = {
         "model": f"{facts['model']}, {facts['parameters'] / 1e6:,.2f} M parameters, {in_words(facts['weight_bytes'])}",
-        "adapter": facts["adapter"] or "none: the base model only",
+        "adapter": _adapters(facts["adapters"]),
         "questions": _asked(facts),
         **{
             f"also, {number}": f"{_asked(one)}; {one['passes_in_words']}"
             for number, one in enumerate(facts["transfer"], 1)
         },
         "hidden states": f"{', '.join(facts['layers'])}: {in_words(facts['state_bytes'])}",
-        "to do": facts["passes_in_words"] + (" For each of two models." if facts["models"] == 2 else ""),
+        "to do": facts["passes_in_words"] + (f" For each of {facts['models']} models." if facts["models"] > 1 else ""),
         "cache": facts["cache_dir"] or "none: nothing is kept",
         "free memory": "not known" if memory is None else in_words(memory),
         "folder": f"{facts['folder']} ({_STATES[facts['folder_state']]})",
@@ -44,6 +44,13 @@ def print_plan(facts: Mapping[str, Any], *, console: Console | None = None) -> N
     for note in facts["notes"]:
         console.print(f"Note: {note}", highlight=False)
     console.print("Nothing was computed or written (--dry-run).")
+
+
+def _adapters(named: Mapping[str, str]) -> str:
+    """One by its folder, several by their names."""
+    if len(named) > 1:
+        return f"{len(named)} on one base: {', '.join(named)}"
+    return next(iter(named.values()), "none: the base model only")
 
 
 def _asked(facts: Mapping[str, Any]) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from src.report.adapters import are_several, by_step, clearly, measures, value_of
 from src.report.elsewhere import beside_the_headline
 from src.report.words import DISAGREEING, SHORT, decisions, figure, percent_interval, subjects, with_interval
 
@@ -21,15 +22,22 @@ def print_report(results: Mapping[str, Any], *, console: Console | None = None) 
     console.print()
     console.print(results["name"], style="bold", end="")
     console.print(f": {data['n']:,} questions ({split}), model {results['model']['name']}")
+    shown = _in_full(results)
     for name, variant in results["variants"].items():
         _print_notes(console, name, variant)
+        if name not in shown:
+            continue
         console.print(_scores_table(name, variant))
         for line in beside_the_headline(variant) + decisions(variant):
             console.print(f"  {line}", highlight=False)
     if any(variant["tags"] for variant in results["variants"].values()):
         console.print(_tags_table(results["variants"]))
-    if results["comparison"] and results["comparison"]["disagreement"]["n"]:
-        console.print(_disagreement_table(results["comparison"]["disagreement"], base="base", tuned="tuned"))
+    if are_several(results):
+        console.print(_adapters_table(results))
+    elif results["comparisons"]:
+        disagreement = results["comparisons"]["tuned"]["disagreement"]
+        if disagreement["n"]:
+            console.print(_disagreement_table(disagreement, base="base", tuned="tuned"))
     _print_verdict(console, results["verdict"])
     seconds = results.get("seconds", {})
     if seconds:
@@ -37,6 +45,11 @@ def print_report(results: Mapping[str, Any], *, console: Console | None = None) 
         peak = results.get("peak_memory_mb")
         memory = f"; peak memory {peak / 1024:.2f} GB" if peak else ""
         console.print(f"Seconds: {parts}{memory}.", style="dim", highlight=False)
+
+
+def _in_full(results: Mapping[str, Any]) -> list[str]:
+    """The models that are printed in full: of several adapters the last, beside the base model."""
+    return ["base", by_step(results)[-1][0]] if are_several(results) else list(results["variants"])
 
 
 def print_comparison(compared: Mapping[str, Any], *, console: Console | None = None) -> None:
@@ -62,6 +75,21 @@ def print_comparison(compared: Mapping[str, Any], *, console: Console | None = N
         if one["disagreement"]["n"]:
             console.print(_disagreement_table(one["disagreement"], first=one["against"], second=one["label"]))
     _print_verdict(console, compared["verdict"])
+
+
+def _adapters_table(results: Mapping[str, Any]) -> Table:
+    """The main numbers; * marks what is clearly another than the base model's."""
+    known = [one for one in measures(results) if one.best or (one.metric, one.scorer) == ("auroc", "probe")]
+    marked = [[*better, *worse] for better, worse in (clearly(results, one) for one in known)]
+    table = _table("over the adapters (*: clearly another than base)", ("model", "step", *(one.title for one in known)))
+    for name, step in (("base", ""), *by_step(results)):
+        shown = (
+            (percent_interval if one.is_share else with_interval)(number) + ("*" if name in names else "")
+            if (number := value_of(results, name, one)) else ""
+            for one, names in zip(known, marked, strict=True)
+        )  # fmt: skip
+        table.add_row(name, str(step), *shown)
+    return table
 
 
 def _print_verdict(console: Console, sentences: Sequence[str]) -> None:
@@ -133,13 +161,14 @@ def _cells(score: Mapping[str, Any]) -> list[str]:
 
 
 def _tags_table(variants: Mapping[str, Any]) -> Table:
-    of_models = (column for name in variants for column in (f"{name} accuracy", f"{name} own prob."))
+    pair = len(variants) <= 2  # of more models there is room for the accuracy only
+    of_models = (column for name in variants for column in (f"{name} accuracy", f"{name} own prob.")[: 1 + pair])
     table = _table("by tag, on test", ("tag", "n", *of_models))
     tags = next(iter(variants.values()))["tags"]
     for tag, first in tags.items():
         cells = []
         for variant in variants.values():
             entry = variant["tags"][tag]
-            cells += [percent_interval(entry["accuracy"]), figure(entry["mean_own_probability"])]
+            cells += [percent_interval(entry["accuracy"]), figure(entry["mean_own_probability"])][: 1 + pair]
         table.add_row(tag, str(first["n"]), *cells)
     return table

@@ -6,6 +6,7 @@ Every one reads a part of results.json (docs/results.md) and computes no metric:
     risk_coverage(results["variants"]).figure
 """
 
+from src.report.plots.adapters import over_adapters
 from src.report.plots.confidence import confidence_by_correctness, reliability_diagram
 from src.report.plots.layers import layer_curve, layer_map
 from src.report.plots.risk import risk_coverage
@@ -18,6 +19,7 @@ __all__ = [
     "confidence_by_correctness",
     "layer_curve",
     "layer_map",
+    "over_adapters",
     "reliability_diagram",
     "risk_coverage",
     "sides",

@@ -6,7 +6,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 
-from src.report.plots.style import COLORS, INK, RIGHT, SOFT, WRONG, Number, axes, finish, legend, plain
+from src.report.plots.style import COLORS, INK, LONGEST_TITLE, RIGHT, SOFT, WRONG, Number, axes, finish, legend, plain
 from src.report.words import figure
 
 _COUNTS_REACH = 0.22  # of the height of the reliability diagram
@@ -36,7 +36,8 @@ def reliability_diagram(bins: Sequence[Mapping[str, Any]], ece: Number, *, label
     ax.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), xlabel=f"confidence (bars: answers, at most {most:,})",
            ylabel="share right")  # fmt: skip
     calibrated = figure(ece.get("calibrated_mean"))
-    return finish(ax, f"{plain(label)}\nECE {figure(ece['value'])} (perfectly calibrated: {calibrated})")
+    whose = plain(label, longest=LONGEST_TITLE)
+    return finish(ax, f"{whose}\nECE {figure(ece['value'])} (perfectly calibrated: {calibrated})")
 
 
 def confidence_by_correctness(histogram: Mapping[str, Any], *, label: str, ax: Axes | None = None) -> Axes:
@@ -59,4 +60,4 @@ def confidence_by_correctness(histogram: Mapping[str, Any], *, label: str, ax: A
     ax.set(xlim=(0, 1), xlabel="confidence", ylabel="answers")
     ax.yaxis.set_major_formatter(lambda value, _: f"{abs(value):,.0f}")
     legend(ax)
-    return finish(ax, f"{plain(label)}: how sure it was\nwhen right and when wrong")
+    return finish(ax, f"{plain(label, longest=LONGEST_TITLE)}: how sure it was\nwhen right and when wrong")

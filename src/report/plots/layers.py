@@ -8,11 +8,12 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter
 
-from src.report.plots.style import COLORS, INK, MARKERS, SMALL, SOFT, axes, finish, legend, plain
+from src.report.plots.style import INK, SMALL, SOFT, axes, finish, legend, looks, plain
 from src.report.words import figure, layer_label
 
 _STYLES = ("-", "--", ":", "-.")
 _SHADES = 32
+_MOST_BANDS = 2  # that can be told apart
 _MOST_LABELS = 12  # of layers that fit beside each other
 
 
@@ -20,7 +21,7 @@ def layer_curve(variants: Mapping[str, Mapping[str, Any]], *, ax: Axes | None = 
     """AUROC on held-out rows of the probe of each layer: a line for each model and position, the chosen place ringed.
 
     Held-out rows are validation rows, or out of fold. Of several families each place shows the best, by the loss there.
-    The band, DeLong's 95 % interval, is drawn at the chosen position only.
+    The band, DeLong's 95 % interval, is drawn at the chosen position only, and of two models at most.
 
     Args:
         variants: `variants` of results.json; models without a probe are left out.
@@ -29,18 +30,19 @@ def layer_curve(variants: Mapping[str, Mapping[str, Any]], *, ax: Axes | None = 
     ax = axes(ax)
     probed = {name: variant for name, variant in variants.items() if variant["layers"]}
     for name, variant in probed.items():
-        chosen, color = variant["selected"], COLORS[name]
+        chosen, (color, marker) = variant["selected"], looks(variants)[name]
         positions = _positions(variant)
         for number, position in enumerate(positions):
             at = [result for result in _best_of_place(variant) if result["position"] == position]
             is_chosen = position == chosen["position"]
             x, y = range(len(at)), _numbers(at, "val_auroc")
-            label = name if len(positions) == 1 else f"{name}, {position}"
-            ax.plot(x, y, _STYLES[number % len(_STYLES)], color=color, marker=MARKERS[name] if is_chosen else "",
+            label = plain(name) if len(positions) == 1 else f"{plain(name)}, {position}"
+            ax.plot(x, y, _STYLES[number % len(_STYLES)], color=color, marker=marker if is_chosen else "",
                     markersize=3, linewidth=1.5 if is_chosen else 0.9, label=label)  # fmt: skip
             if is_chosen:
                 low, high = (_numbers(at, f"val_auroc_{end}") for end in ("low", "high"))
-                ax.fill_between(x, low, high, color=color, alpha=0.15, linewidth=0)
+                if len(probed) <= _MOST_BANDS:
+                    ax.fill_between(x, low, high, color=color, alpha=0.15, linewidth=0)
                 best = [result["layer"] for result in at].index(chosen["layer"])
                 ax.plot([best], [y[best]], "o", markersize=11, markerfacecolor="none", color=color)
             _name_layers(ax, [result["layer"] for result in at])

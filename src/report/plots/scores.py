@@ -1,22 +1,22 @@
-"""One metric of several scorers or subjects with its intervals, base and tuned on one axis."""
+"""One metric of several scorers or subjects with its intervals, all models on one axis."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
 
-from src.report.plots.style import COLORS, MARKERS, SOFT, Number, axes, finish, has_value, legend, name_rows
+from src.report.plots.style import SOFT, Number, axes, finish, has_value, legend, looks, name_rows, plain
 from src.report.words import METRIC_NAMES, SCORERS, SHORT, SMALL_N, subjects
 
 _COMPARED = ("probe", "own_probability", "text_only", "p_true", "stated", "self_consistency", "shuffled_labels")
-_APART = 0.26  # between base and tuned, where 1 is a row
+_APART, _ROW = 0.26, 0.8  # between models, and of all together, where 1 is a row
 
 Find = Callable[[Mapping[str, Any], str], Number | None]
 
 
 def base_against_tuned(variants: Mapping[str, Mapping[str, Any]], metric: str = "auroc", *,
                        ax: Axes | None = None) -> Axes:  # fmt: skip
-    """One metric of the main scorers on all test questions, with intervals, base and tuned on one axis.
+    """One metric of the main scorers on all test questions, with intervals, all models on one axis.
 
     Args:
         variants: `variants` of results.json.
@@ -29,7 +29,7 @@ def base_against_tuned(variants: Mapping[str, Mapping[str, Any]], metric: str = 
         return variant["scores"].get(scorer, {}).get("all", {}).get(metric)
 
     scorers = [s for s in _COMPARED if any(find(variant, s) for variant in variants.values())]
-    ax = axes(ax, (3.9, 1.5 + 0.42 * len(scorers)))
+    ax = axes(ax, (3.9, 1.5 + 0.14 * max(3, len(variants)) * len(scorers)))
     for shift, _, variant in _shifted(variants):
         for place, scorer in enumerate(scorers):
             floor = (find(variant, scorer) or {}).get("calibrated_mean")
@@ -46,7 +46,7 @@ def base_against_tuned(variants: Mapping[str, Mapping[str, Any]], metric: str = 
 
 def subject_dots(variants: Mapping[str, Mapping[str, Any]], scorer: str | None = None, *,
                  ax: Axes | None = None) -> Axes:  # fmt: skip
-    """Each subject with its interval, base and tuned, the highest first.
+    """Each subject with its interval for every model, the highest first.
 
     Hollow where there are fewer than 100 questions; a small cross is the value drawn to all subjects.
 
@@ -78,7 +78,7 @@ def subject_dots(variants: Mapping[str, Mapping[str, Any]], scorer: str | None =
         ]
         if shrunk:
             y, x = zip(*shrunk, strict=True)
-            ax.plot(x, y, "x", color=COLORS[name], markersize=4, markeredgewidth=0.9)
+            ax.plot(x, y, "x", color=looks(variants)[name][0], markersize=4, markeredgewidth=0.9)
     name_rows(ax, names)
     if scorer:
         ax.axvline(0.5, color=SOFT, linestyle="--", linewidth=1)
@@ -94,22 +94,23 @@ def _draw(ax: Axes, variants: Mapping[str, Mapping[str, Any]], rows: Sequence[st
     Three artists a model and not two for each of 57 subjects: those would be most of the time of a report.
     """
     for shift, name, variant in _shifted(variants):
+        color, marker = looks(variants)[name]
         drawn = [(place + shift, number, hollow(variant, row)) for place, row in enumerate(rows)
                  if (number := find(variant, row)) and has_value(number)]  # fmt: skip
         ax.hlines([y for y, *_ in drawn], [number["low"] for _, number, _ in drawn],
-                  [number["high"] for _, number, _ in drawn], color=COLORS[name], linewidth=1.3)  # fmt: skip
-        label: str | None = name
+                  [number["high"] for _, number, _ in drawn], color=color, linewidth=1.3)  # fmt: skip
+        label: str | None = plain(name)
         for is_hollow in (False, True):
             dots = [(number["value"], y) for y, number, small in drawn if small == is_hollow]
             if dots:
-                ax.plot(*zip(*dots, strict=True), MARKERS[name], color=COLORS[name], markersize=4.5,
+                ax.plot(*zip(*dots, strict=True), marker, color=color, markersize=4.5,
                         markerfacecolor="white" if is_hollow else None, label=label)  # fmt: skip
                 label = None
 
 
 def _shifted(variants: Mapping[str, Mapping[str, Any]]) -> list[tuple[float, str, Mapping[str, Any]]]:
-    middle = (len(variants) - 1) / 2
-    return [((place - middle) * _APART, name, variant) for place, (name, variant) in enumerate(variants.items())]
+    middle, apart = (len(variants) - 1) / 2, min(_APART, _ROW / len(variants))
+    return [((place - middle) * apart, name, variant) for place, (name, variant) in enumerate(variants.items())]
 
 
 def _height(number: Number | None) -> float:

@@ -1,6 +1,7 @@
 """What all figures share: colours, markers, and names from outside made harmless."""
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -9,12 +10,22 @@ from matplotlib.figure import Figure
 # Okabe and Ito's hues, the blue darkened so that the two also differ in grey; markers and line styles differ too.
 COLORS = {"base": "#004c7f", "tuned": "#d55e00"}
 MARKERS = {"base": "o", "tuned": "s"}
+# Of further adapters, in turn: Okabe and Ito's other hues.
+_HUES = (COLORS["tuned"], "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+_SHAPES = (MARKERS["tuned"], "^", "D", "v", "P")
 RIGHT, WRONG = "#009e73", "#cc79a7"
 INK, SOFT = "#000000", "#808080"
 SMALL = 8
-LONGEST_NAME = 28
+LONGEST_NAME, LONGEST_TITLE = 28, 48
 
 Number = Mapping[str, Any]
+
+
+def looks(models: Iterable[str]) -> dict[str, tuple[str, str]]:
+    """Model -> colour and marker; the first model is the base, and from the sixth adapter on they come again."""
+    base, *adapters = models
+    cycle = itertools.cycle(zip(_HUES, _SHAPES, strict=True))
+    return {base: (COLORS["base"], MARKERS["base"])} | dict(zip(adapters, cycle, strict=False))
 
 
 def axes(ax: Axes | None, size: tuple[float, float] = (3.9, 3.2)) -> Axes:
@@ -22,10 +33,10 @@ def axes(ax: Axes | None, size: tuple[float, float] = (3.9, 3.2)) -> Axes:
     return ax if ax is not None else Figure(figsize=size, layout="constrained").subplots()
 
 
-def plain(text: str) -> str:
+def plain(text: str, *, longest: int = LONGEST_NAME) -> str:
     """A name from outside as one short line: no control characters, and no dollar sign that starts a formula."""
     shown = "".join(c if c.isprintable() else " " for c in text)
-    shown = shown if len(shown) <= LONGEST_NAME else shown[: LONGEST_NAME - 1] + "…"
+    shown = shown if len(shown) <= longest else shown[: longest - 1] + "…"
     return shown.replace("$", r"\$")
 
 
