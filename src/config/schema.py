@@ -205,6 +205,13 @@ class ExtractionConfig(Section):
     """Where states and answers are kept between runs, a folder or a URL that fsspec knows; none: not kept."""
     cache: Literal["optional", "required"] = "optional"
     """Where cache_dir is read-only or full: optional goes on with a warning, required stops."""
+    states: InputPath | None = None
+    """A folder of states that vLLM or vllm-lens wrote (docs/states.md): they are used, and none is read here."""
+    layer_ids: tuple[StrictInt | Literal["final_norm"], ...] | None = None
+    """The layers of these files, by the tool's own numbers; none: as layer_ids.json in the folder says."""
+    verify_rows: StrictInt = Field(8, ge=0)
+    """So many of these files are read again with the model first; 0: none, and where the answers are there already,
+    each with a confidence, the model's weights are not loaded at all."""
 
 
 class ProbeConfig(Section):
@@ -281,7 +288,7 @@ class Config(Section):
     """A checkpoint that is converted first."""
     data: DataConfig = Field(default_factory=lambda: DataConfig.model_validate({}))
     """The questions."""
-    extraction: ExtractionConfig = ExtractionConfig()
+    extraction: ExtractionConfig = Field(default_factory=lambda: ExtractionConfig.model_validate({}))
     """The hidden states."""
     probe: ProbeConfig = ProbeConfig()
     """The probe."""

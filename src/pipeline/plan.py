@@ -11,6 +11,7 @@ from src.data.splits import SPLITS, Splits, split_examples
 from src.data.trained_on import apart, read_trained_on
 from src.errors import ConfigError, ModelError
 from src.pipeline.folder import folder_state
+from src.pipeline.outside import check_layers, states_of
 from src.pipeline.positions import read_once
 from src.pipeline.questions import CHAT, Questions, Task, as_chat, data_name, load_questions
 from src.pipeline.sense import check_settings
@@ -98,6 +99,7 @@ def make_plan(config: Config) -> Plan:
     tasks = (Task(data_name(config.data), config, *_asked(config)), *_others(config))
     skeleton = model_loader(config, None if config.conversion else config.adapter_folder).skeleton()
     layers, width = _layers(config, skeleton)
+    check_layers(config, layers, width)
     variants = 1 if config.adapter_folder is None else 2
     sizes = [(p.numel(), p.element_size()) for p in skeleton.parameters()]
     weight_bytes = sum(count * size for count, size in sizes)
@@ -196,6 +198,8 @@ def _layers(config: Config, skeleton: Any) -> tuple[tuple[str, ...], int]:
     from src.models.extraction.layers import anatomy, layer_names
 
     parts, layers = anatomy(skeleton), config.extraction.layers
+    if layers == "all" and (states := states_of(config)):
+        layers = states.layers
     try:
         return layer_names(layers if isinstance(layers, str) else list(layers), len(parts.blocks)), parts.hidden_dim
     except ModelError as error:
