@@ -33,6 +33,16 @@ def check_layers(config: Config, layers: Sequence[str], width: int) -> None:
             )
 
 
+def states_note(config: Config) -> list[str]:
+    """What a plan says of them."""
+    extraction = config.extraction
+    if extraction.states is None:
+        return []
+    rows = extraction.verify_rows
+    checked = f"{rows} of its files are compared with the model first" if rows else "none is compared with the model"
+    return [f"Hidden states are taken from {extraction.states}, not read ({checked}): less is to do than is said here."]
+
+
 def verified_states(model: Any, config: Config) -> dict[str, Any] | None:
     """What results.json says of states from outside; None where there are none.
 

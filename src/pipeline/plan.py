@@ -11,7 +11,7 @@ from src.data.splits import SPLITS, Splits, split_examples
 from src.data.trained_on import apart, read_trained_on
 from src.errors import ConfigError, ModelError
 from src.pipeline.folder import folder_state
-from src.pipeline.outside import check_layers, states_of
+from src.pipeline.outside import check_layers, states_note, states_of
 from src.pipeline.positions import read_once
 from src.pipeline.questions import CHAT, Questions, Task, as_chat, data_name, load_questions
 from src.pipeline.sense import check_settings
@@ -113,7 +113,7 @@ def make_plan(config: Config) -> Plan:
         weight_bytes=weight_bytes,
         state_bytes=state_bytes,
         adapter=config.adapter_folder,
-        notes=(*_memory_note(config, weight_bytes), *_disk_note(config, state_bytes)),
+        notes=(*states_note(config), *_memory_note(config, weight_bytes), *_disk_note(config, state_bytes)),
     )
 
 
