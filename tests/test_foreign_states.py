@@ -131,6 +131,19 @@ def test_states_that_nothing_explains_are_counted_and_placed(tmp_path, llama, re
     assert "The first is token 4 of hs_2.safetensors" in found.layers[1].sentence
 
 
+def test_scales_that_differ_between_requests_are_no_scale(tmp_path, llama, requests, truth):
+    spoilt = [replaced(s, 2, (2 + number) * s[2]) for number, (s, _, _) in enumerate(truth)]
+    found = verify_states(write_vllm(tmp_path / "s", requests, spoilt), llama)
+    assert found.layers[2].verdict == "unknown"
+
+
+def test_swapped_requests_do_not_hide_a_fault_of_another(tmp_path, llama, requests, truth):
+    spoilt = [truth[i][0] for i in (1, 0, 2, 3, 4, 5)]
+    spoilt[3] = replaced(spoilt[3], 2, 3 + spoilt[3][2])
+    found = verify_states(write_vllm(tmp_path / "s", requests, spoilt), llama)
+    assert [one.verdict for one in found.layers] == ["named", "named", "unknown", "named"]
+
+
 def test_a_model_in_which_two_layers_are_the_same_is_not_guessed_about(tmp_path, requests):
     model = random_llama(400)
     with torch.no_grad():  # block 1 adds nothing, so what comes out of it is what went in
@@ -348,3 +361,12 @@ def test_a_folder_without_states_is_an_error(tmp_path):
         open_states(tmp_path / "none", layer_ids=[1])
     with pytest.raises(DataError, match=r"holds no \.safetensors file"):
         open_states(tmp_path, layer_ids=[1])
+
+
+def test_a_file_that_became_shorter_meanwhile_is_torn(tmp_path):
+    from src.adapters.tensor_file import Entry
+    from src.models.outside.states_file import _token_ids
+
+    (tmp_path / "a").write_bytes(bytes(20))
+    with pytest.raises(DataError, match="it is torn"):
+        _token_ids(tmp_path / "a", Entry("I64", (3,), 0, 24))

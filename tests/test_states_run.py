@@ -100,6 +100,16 @@ def test_states_that_are_not_the_models_stop_the_run(tmp_path, model_folder, loa
         run(settings)
 
 
+def test_states_of_another_width_are_refused_before_anything_is_loaded(tmp_path, model_folder, monkeypatch):
+    path, _ = given(tmp_path / "answers.jsonl", 40)
+    folder = write_vllm(tmp_path / "states", [[5, 6]], [torch.ones(1, 2, 16)], ids=(1,))
+    monkeypatch.setattr(ModelLoader, "load", None)
+    extraction = {"states": str(folder), "verify_rows": 0}
+    settings = config(tmp_path, model_folder, path, extraction=extraction, data={"name": "answered", "path": str(path)})
+    with pytest.raises(DataError, match=r"have width 16, those of .* 32: they are of another model"):
+        run(settings)
+
+
 @pytest.mark.parametrize(
     ("extraction", "message"),
     [

@@ -20,6 +20,7 @@ from src.pipeline.plan import make_plan, model_loader
 from src.pipeline.throughput import Speed, estimate, measure, work_of
 from tests.conftest import random_llama
 from tests.test_data import write_lines
+from tests.test_foreign_states import write_vllm
 from tests.test_pipeline import choices, cli, config  # noqa: F401 (choices is a fixture)
 
 
@@ -191,6 +192,21 @@ def test_a_speed_is_measured_in_rounds_that_double_until_one_is_long_enough(tmp_
     part = some_of(plan, [149 * i // 31 for i in range(32)])
     assert speed.tokens_per_second == pytest.approx(of_task(part, model, tokenizer)[0].tokens / 4)
     assert not (tmp_path / "cache").exists()
+
+
+def test_where_nothing_goes_through_the_model_there_is_no_work_and_no_speed(tmp_path, model_folder):
+    rows = [{"prompt": f"What is {n}?", "response": " 1", "correct": n % 2, "confidence": 0.5} for n in range(40)]
+    path = write_lines(tmp_path / "given.jsonl", *rows)
+    folder = write_vllm(tmp_path / "states", [[5, 6]], [torch.ones(1, 2, 32)], ids=(1,))
+    extraction = {"states": str(folder), "verify_rows": 0}
+    settings = config(tmp_path, model_folder, path, extraction=extraction, data={"name": "answered", "path": str(path)})
+    assert estimated(settings)[0]["tokens"] == 0
+    settings = load_config(settings)
+    with pytest.raises(ConfigError, match="there is no speed to measure"):
+        measure(make_plan(settings), settings)
+    more = settings.extraction.model_copy(update={"verify_rows": 2})
+    weighed, facts = estimated(settings.model_copy(update={"extraction": more}))
+    assert weighed["tokens"] == facts["passes"]["tokens"]  # the states are there, the answers are weighed
 
 
 def test_few_questions_are_all_asked(tmp_path, model_folder, choices):  # noqa: F811
