@@ -340,6 +340,7 @@ def test_files_of_several_extractions_are_not_mixed(tmp_path):
         ("{", None, "is not valid JSON"),
         ("{}", None, "holds a dict"),
         ("[" * 100_000, None, "is not valid JSON"),
+        (" " * (1 << 20) + "[1]", None, "has 1,048,579 bytes"),
         (None, [-1], "are not a list of whole numbers"),
         (None, [True], "are not a list of whole numbers"),
         (None, [1.0], "are not a list of whole numbers"),
@@ -354,6 +355,21 @@ def test_layer_ids_are_understood_or_refused(tmp_path, kept, given, message):
         (tmp_path / "layer_ids.json").write_text(kept)
     with pytest.raises(DataError, match=message):
         open_states(tmp_path, layer_ids=given)
+
+
+def test_a_name_that_would_move_the_cursor_is_refused(tmp_path):
+    save_file({"hidden_states": torch.zeros(2, 1, 4), "token_ids": torch.arange(2)}, tmp_path / "a\x1b[2J.safetensors")
+    with pytest.raises(DataError, match=r"a file called 'a\\x1b\[2J") as caught:
+        open_states(tmp_path, layer_ids=[1])
+    assert str(caught.value).isprintable()
+
+
+def test_a_model_that_overflows_is_no_yardstick(tmp_path, requests, truth):
+    model = random_llama(400)
+    with torch.no_grad():
+        model.model.layers[1].mlp.down_proj.weight.fill_(float("inf"))
+    with pytest.raises(ModelError, match=r"own state of block\.1 holds NaN or infinity"):
+        verify_states(write_vllm(tmp_path / "s", requests, [s for s, _, _ in truth]), model)
 
 
 def test_a_folder_without_states_is_an_error(tmp_path):

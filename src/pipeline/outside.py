@@ -22,15 +22,14 @@ def states_of(config: Config) -> StatesFolder | None:
     return open_states(extraction.states, layer_ids=extraction.layer_ids)
 
 
-def check_layers(config: Config, layers: Sequence[str], width: int) -> None:
-    """Raises DataError where extraction.states does not hold these layers, or is of a model of another width."""
-    if states := states_of(config):
-        states.columns(layers)
-        if states.width != width:
-            raise DataError(
-                f"The states of {states.path} have width {states.width}, those of {config.model.name} {width}: they "
-                "are of another model."
-            )
+def check_fit(states: StatesFolder, layers: Sequence[str], width: int, *, model: str) -> None:
+    """Raises DataError where a folder does not hold these layers, or is of a model of another width."""
+    states.columns(layers)
+    if states.width != width:
+        raise DataError(
+            f"The states of {states.path} have width {states.width}, those of {model} {width}: they are of another "
+            "model."
+        )
 
 
 def states_note(config: Config) -> list[str]:
@@ -40,7 +39,7 @@ def states_note(config: Config) -> list[str]:
         return []
     rows = extraction.verify_rows
     checked = f"{rows} of its files are compared with the model first" if rows else "none is compared with the model"
-    return [f"Hidden states are taken from {extraction.states}, not read ({checked}): less is to do than is said here."]
+    return [f"Hidden states are taken from {extraction.states}, not read; {checked}."]
 
 
 def verified_states(model: Any, config: Config) -> dict[str, Any] | None:

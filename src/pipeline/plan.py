@@ -11,7 +11,7 @@ from src.data.splits import SPLITS, Splits, split_examples
 from src.data.trained_on import apart, read_trained_on
 from src.errors import ConfigError, ModelError
 from src.pipeline.folder import folder_state
-from src.pipeline.outside import check_layers, states_note, states_of
+from src.pipeline.outside import check_fit, states_note, states_of
 from src.pipeline.positions import read_once
 from src.pipeline.questions import CHAT, Questions, Task, as_chat, data_name, load_questions
 from src.pipeline.sense import check_settings
@@ -99,7 +99,6 @@ def make_plan(config: Config) -> Plan:
     tasks = (Task(data_name(config.data), config, *_asked(config)), *_others(config))
     skeleton = model_loader(config, None if config.conversion else config.adapter_folder).skeleton()
     layers, width = _layers(config, skeleton)
-    check_layers(config, layers, width)
     variants = 1 if config.adapter_folder is None else 2
     sizes = [(p.numel(), p.element_size()) for p in skeleton.parameters()]
     weight_bytes = sum(count * size for count, size in sizes)
@@ -198,12 +197,16 @@ def _layers(config: Config, skeleton: Any) -> tuple[tuple[str, ...], int]:
     from src.models.extraction.layers import anatomy, layer_names
 
     parts, layers = anatomy(skeleton), config.extraction.layers
-    if layers == "all" and (states := states_of(config)):
+    states = states_of(config)
+    if states and layers == "all":
         layers = states.layers
     try:
-        return layer_names(layers if isinstance(layers, str) else list(layers), len(parts.blocks)), parts.hidden_dim
+        names = layer_names(layers if isinstance(layers, str) else list(layers), len(parts.blocks))
     except ModelError as error:
         raise ConfigError(f"extraction.layers: {error}") from error
+    if states:
+        check_fit(states, names, parts.hidden_dim, model=config.model.name)
+    return names, parts.hidden_dim
 
 
 def _memory_note(config: Config, needed: int) -> list[str]:

@@ -19,6 +19,7 @@ from src.models.outside.states_file import StatesFile, Tool, as_key, read_states
 
 LAYER_IDS = "layer_ids.json"
 _MOST_LAYERS = 4096
+_MOST_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -126,6 +127,8 @@ def open_states(folder: str | Path, *, layer_ids: Sequence[int | str] | None = N
     if not path.is_dir():
         raise MissingFileError(f"There is no folder {path} of states. Give the one that the tool wrote its files into.")
     paths = sorted(one for one in path.iterdir() if one.suffix == ".safetensors")
+    if odd := next((one for one in paths if not one.name.isprintable()), None):
+        raise DataError(f"{path} holds a file called {odd.name!r:.80}, which no tool writes. Rename or remove it.")
     if not paths:
         raise DataError(f"{path} holds no .safetensors file. Give the folder that the tool wrote its files into.")
     found = tuple(map(read_states_file, paths))
@@ -174,6 +177,8 @@ def _is_id(one: Any) -> bool:
 
 
 def _kept_ids(path: Path) -> list[Any]:
+    if path.stat().st_size > _MOST_BYTES:
+        raise DataError(f"{path} has {path.stat().st_size:,} bytes. A list such as [8, 16, 24] is needed.")
     try:
         kept = files.strict_json(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from src.errors import ModelError
 from src.models.extraction.capture import forward
 from src.models.extraction.layers import EMBEDDINGS, FINAL_NORM, anatomy
 from src.models.extraction.packed import FEED_FORWARD, child
@@ -41,7 +42,11 @@ def looked_at(length: int) -> tuple[range, ...]:
 
 
 def truth_of(model: Any, token_ids: Sequence[int]) -> Truth:
-    """One forward pass of the model, as its adapter is switched now."""
+    """One forward pass of the model, as its adapter is switched now.
+
+    Raises:
+        ModelError: a state that is not finite.
+    """
     parts, tokens = anatomy(model), tuple(itertools.chain(*looked_at(len(token_ids))))
     chosen, added = torch.tensor(tokens), dict[str, Tensor]()
 
@@ -61,4 +66,9 @@ def truth_of(model: Any, token_ids: Sequence[int]) -> Truth:
                 hooks.callback(feed_forward.register_forward_hook(keep(name)).remove)
         inputs = {"input_ids": torch.tensor([list(token_ids)])}
         found = forward(model, parts, inputs, take, [EMBEDDINGS, *names, FINAL_NORM], ())
+    if bad := next((name for name, values in found.items() if not values.isfinite().all()), None):
+        raise ModelError(
+            f"The model's own state of {bad} holds NaN or infinity, so nothing can be compared with it. Load it in "
+            "bfloat16 or float32."
+        )
     return Truth(tokens, {name: values.float().cpu() for name, values in found.items()}, added)
