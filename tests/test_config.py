@@ -269,7 +269,7 @@ def test_families_are_one_or_a_list(family, message):
 
 
 def test_the_configuration_names_the_families_that_the_sweep_knows():
-    from src.config.schema import Family, Position
+    from src.config.values import Family, Position
     from src.probes import sweep
 
     assert (*get_args(Family), "attention") == get_args(sweep.Family)

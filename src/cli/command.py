@@ -15,12 +15,13 @@ from src.cli.ending import CODES, DEBUG, plain_errors
 from src.cli.installation import doctor, print_version
 from src.cli.planning import plan
 from src.cli.runs import report, run
+from src.cli.states import verify_states
 
 app = typer.Typer(
     add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None,
     help="Does a language model know when it is wrong, and did fine-tuning make that better or worse?", epilog=CODES,
 )  # fmt: skip
-for command in (run, report, plan, check, download, verify, doctor):
+for command in (run, report, plan, check, download, verify, verify_states, doctor):
     app.command()(command)
 app.add_typer(cache, name="cache")
 

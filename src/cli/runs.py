@@ -16,6 +16,15 @@ def run(
         list[str] | None, typer.Option("--set", metavar="a.b=c", help="Change one setting; may be repeated.")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, say what would be done.")] = False,
+    measure: Annotated[
+        bool, typer.Option("--measure", help="--dry-run: load the model, ask it a little, and say how long all takes.")
+    ] = False,
+    tokens_per_second: Annotated[
+        float | None, typer.Option(metavar="X", help="--dry-run: how long it takes where a worker is that fast.")
+    ] = None,
+    price_per_hour: Annotated[
+        float | None, typer.Option(metavar="P", help="--dry-run: what it costs where an hour of a worker costs P.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Ask, mark, probe, evaluate and report, as a configuration says.
@@ -25,10 +34,17 @@ def run(
     """
     from src.config import load_config, parse_override
 
+    if not dry_run and (measure or tokens_per_second is not None or price_per_hour is not None):
+        raise typer.BadParameter("--measure, --tokens-per-second and --price-per-hour belong to --dry-run.")
+    if measure and tokens_per_second is not None:
+        raise typer.BadParameter("--measure finds the speed that --tokens-per-second gives: choose one.")
     settings = load_config(config, dict(parse_override(text) for text in set_ or []))
     quieten_other_libraries()
     with interruptible():
-        (_dry_run if dry_run else _run)(settings, as_json=as_json)
+        if dry_run:
+            _dry_run(settings, measured=measure, speed=tokens_per_second, price=price_per_hour, as_json=as_json)
+        else:
+            _run(settings, as_json=as_json)
 
 
 def _run(settings: Any, *, as_json: bool) -> None:
@@ -44,10 +60,14 @@ def _run(settings: Any, *, as_json: bool) -> None:
     typer.echo(f"Report: {result.report}\nResults: {result.folder}")
 
 
-def _dry_run(settings: Any, *, as_json: bool) -> None:
+def _dry_run(settings: Any, *, measured: bool, speed: float | None, price: float | None, as_json: bool) -> None:
     from src.pipeline import make_plan
+    from src.pipeline.throughput import Speed, estimate, measure
 
-    facts = make_plan(settings).facts(settings)
+    plan = make_plan(settings)
+    facts = plan.facts(settings)
+    known = measure(plan, settings) if measured else None if speed is None else Speed(speed, "as given")
+    facts["work"] = estimate(plan, settings, facts, speed=known, price=price)
     if as_json:
         print_json(facts)
         return

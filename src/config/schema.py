@@ -1,98 +1,13 @@
 """Every setting of a run: its type, its default and one sentence."""
 
-import os
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Literal
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    StrictBool,
-    StrictInt,
-    model_validator,
-)
+from pydantic import BeforeValidator, Field, StrictBool, StrictInt, model_validator
 
 from src import storage
-
-
-def _with_home(path: str) -> str:
-    """`~` expanded: the shell has not done it in a YAML file."""
-    expanded = os.path.expanduser(path)  # noqa: PTH111 (Path.expanduser raises for an unknown user)
-    if expanded.startswith("~"):
-        raise ValueError("there is no such user's home folder")
-    return expanded
-
-
-def _output_folder(path: str) -> str:
-    if storage.is_url(path):
-        return path
-    if not path.strip() or "\0" in path:
-        raise ValueError("the path of a folder is needed")
-    if re.search(r"\$\w|\$\{|%\w+%", path):
-        raise ValueError("environment variables are not filled in here: write the path out, or use --set in a shell")
-    return _with_home(path)
-
-
-def _layers(value: Any) -> Any:
-    """Block numbers stay whole numbers: lax typing would read `true` as 1 and 1.0 as 1."""
-    if value == "all":
-        return value
-    allowed = "a list of block numbers such as [8, 16, -1], embeddings and final_norm, or all, is needed"
-    items = [value] if isinstance(value, str) else value
-    if not isinstance(items, list | tuple) or not items:
-        raise ValueError(allowed)
-    for item in items:
-        if item not in ("embeddings", "final_norm") and (isinstance(item, bool) or not isinstance(item, int)):
-            raise ValueError(f"{item!r} is no layer: {allowed}")
-    for item in items:
-        if items.count(item) > 1:
-            raise ValueError(f"the layer {item!r} is named twice")
-    return items
-
-
-InputPath = Annotated[str, AfterValidator(_with_home)]
-OutputFolder = Annotated[str, AfterValidator(_output_folder)]
-
-
-def _one_or_several(value: Any, allowed: tuple[str, ...], what: str) -> Any:
-    """One is a list of one."""
-    items = [value] if isinstance(value, str) else value
-    if not isinstance(items, list | tuple) or not items:
-        raise ValueError(f"a {what} or a list of them is needed: {', '.join(allowed)}")
-    for item in items:
-        if item not in allowed:
-            raise ValueError(f"{item!r} is no {what}: allowed are {', '.join(allowed)}")
-        if items.count(item) > 1:
-            raise ValueError(f"the {what} {item!r} is named twice")
-    return items
-
-
-def _positions(value: Any) -> Any:
-    return _one_or_several(value, get_args(Position), "position")
-
-
-def _families(value: Any) -> Any:
-    return _one_or_several(value, get_args(Family), "family")
-
-
-Position = Literal[
-    "last_prompt", "mean_prompt", "answer_letter", "end_of_thinking", "chunk_ends", "first_answer", "last_answer",
-    "mean_answer", "attention_answer", "before_exact_answer", "exact_answer_first", "exact_answer_last",
-    "after_exact_answer",
-]  # fmt: skip
-Family = Literal["logistic", "mean_difference", "mlp"]
-Share = Annotated[float, Field(gt=0, lt=1)]
-Layers = Annotated[tuple[int | str, ...] | Literal["all"], BeforeValidator(_layers)]
-
-
-class Section(BaseModel):
-    """A part of the configuration: unknown keys are errors, values do not change."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+from src.config.values import Family, InputPath, Layers, OutputFolder, Position, Section, Share, families, positions
 
 
 class ExperimentConfig(Section):
@@ -196,7 +111,7 @@ class ExtractionConfig(Section):
 
     layers: Layers = "all"
     """Decoder blocks counted from 0 (negative from the end), embeddings, final_norm, or all blocks."""
-    position: Annotated[tuple[Position, ...], BeforeValidator(_positions)] = ("last_prompt",)
+    position: Annotated[tuple[Position, ...], BeforeValidator(positions)] = ("last_prompt",)
     """The token whose state is read, or a list to choose from on validation: the prompt's last, the chosen letter; in
     words the mean of the prompt's, the one that ends the thinking, the mean over the ends of its chunks, the answer's
     first, last, the mean of all, all of them for a probe that learns where to look (attention_answer), the first or
@@ -205,12 +120,19 @@ class ExtractionConfig(Section):
     """Where states and answers are kept between runs, a folder or a URL that fsspec knows; none: not kept."""
     cache: Literal["optional", "required"] = "optional"
     """Where cache_dir is read-only or full: optional goes on with a warning, required stops."""
+    states: InputPath | None = None
+    """A folder of states that vLLM or vllm-lens wrote (docs/states.md): they are used, and none is read here."""
+    layer_ids: tuple[StrictInt | Literal["final_norm"], ...] | None = None
+    """The layers of these files, by the tool's own numbers; none: as layer_ids.json in the folder says."""
+    verify_rows: StrictInt = Field(8, ge=0)
+    """So many of these files are read again with the model first; 0: none, and where the answers are there already,
+    each with a confidence, the model's weights are not loaded at all."""
 
 
 class ProbeConfig(Section):
     """The probe."""
 
-    family: Annotated[tuple[Family, ...], BeforeValidator(_families)] = ("logistic",)
+    family: Annotated[tuple[Family, ...], BeforeValidator(families)] = ("logistic",)
     """One, or a list to choose from on validation: logistic is L2 logistic regression of standardised states;
     mean_difference goes along the difference of the class means, steadier with few questions; mlp is a small network
     with one hidden layer."""
@@ -266,6 +188,8 @@ class RunConfig(Section):
     machine)."""
     workers: StrictInt = Field(1, ge=1)
     """How many workers ask the model, each with a model of its own; the local engine has one."""
+    generator: Literal["transformers", "vllm"] = "transformers"
+    """Who generates answers in words; vllm (not installed with this) is for a GPU that holds the model twice."""
     if_exists: Literal["resume", "replace", "fail"] = "resume"
     """What to do where dir holds a run: go on with the same one, start anew, or stop."""
 
@@ -281,7 +205,7 @@ class Config(Section):
     """A checkpoint that is converted first."""
     data: DataConfig = Field(default_factory=lambda: DataConfig.model_validate({}))
     """The questions."""
-    extraction: ExtractionConfig = ExtractionConfig()
+    extraction: ExtractionConfig = Field(default_factory=lambda: ExtractionConfig.model_validate({}))
     """The hidden states."""
     probe: ProbeConfig = ProbeConfig()
     """The probe."""

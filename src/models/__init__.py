@@ -14,8 +14,20 @@ if TYPE_CHECKING:
     from src.models.extractor import HiddenStateExtractor
     from src.models.generation import FreeAnswers, answer_freely
     from src.models.loader import ModelLoader
+    from src.models.outside.states_folder import load_states, open_states
+    from src.models.outside.verifying import verify_states
 
-__all__ = ["ChoiceAnswers", "FreeAnswers", "HiddenStateExtractor", "ModelLoader", "answer_choices", "answer_freely"]
+__all__ = [
+    "ChoiceAnswers",
+    "FreeAnswers",
+    "HiddenStateExtractor",
+    "ModelLoader",
+    "answer_choices",
+    "answer_freely",
+    "load_states",
+    "open_states",
+    "verify_states",
+]
 
 __getattr__ = lazy_exports(
     __name__,
@@ -26,5 +38,8 @@ __getattr__ = lazy_exports(
         "ModelLoader": "loader",
         "answer_choices": "answering",
         "answer_freely": "generation",
+        "load_states": "outside.states_folder",
+        "open_states": "outside.states_folder",
+        "verify_states": "outside.verifying",
     },
 )

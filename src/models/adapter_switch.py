@@ -28,3 +28,12 @@ def switched_to(model: Any, place: int | None) -> Iterator[None]:
         yield
     finally:
         model.set_adapter(before, inference_mode=True)
+
+
+def adapter_in_force(model: Any) -> str | None:
+    """The name of a model's adapter that is switched on; None where none is."""
+    for module in model.modules():
+        if hasattr(module, "lora_A"):
+            layer: Any = module
+            return None if layer.disable_adapters else layer.active_adapters[0]
+    return None

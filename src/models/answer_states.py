@@ -14,6 +14,7 @@ from src.models.extraction.engine import CachePolicy, as_array, read_rows
 from src.models.extraction.layers import Layers, anatomy, layer_names
 from src.models.extraction.tokens import leading_special
 from src.models.generation import FreeAnswers
+from src.models.outside.states_folder import StatesFolder
 
 AnswerPosition = Literal[
     "last_prompt", "mean_prompt", "end_of_thinking", "chunk_ends", "first_answer", "last_answer", "mean_answer",
@@ -65,6 +66,7 @@ def answer_states(
     cache_dir: str | Path | None = None,
     cache: CachePolicy = "optional",
     token_budget: int | None = None,
+    outside: StatesFolder | None = None,
 ) -> AnswerStates:
     """Read the states of answers that `answer_freely` gave. All positions of an answer are read in one pass.
 
@@ -79,6 +81,7 @@ def answer_states(
         spans: for the exact answer, where it stands in each answer's text (start, end), such as `Mark.span`; None where
             nothing was found.
         every_token: whether each token of the answers is read as well; of an answer without one, the last before it.
+        outside: states that another program read; the model is then not asked.
 
     Raises:
         DataError: an unknown position, or spans that do not fit.
@@ -91,7 +94,7 @@ def answer_states(
         for row in range(n)
         for position in wanted
     ]
-    states = _read(model, read, layers, cache_dir, cache, token_budget)
+    states = _read(model, read, layers, cache_dir, cache, token_budget, outside)
     pieces = np.split(states, np.cumsum([len(one.places) for one in read])[:-1])
     by_position = [pieces[place :: len(wanted)] for place in range(len(wanted))]
     hidden = np.empty((n, len(positions), *states.shape[1:]), dtype=states.dtype)
@@ -158,7 +161,7 @@ class Reading:
 
 def _read(
     model: Any, read: Sequence[Reading], layers: Layers, cache_dir: str | Path | None, cache: CachePolicy,
-    token_budget: int | None,
+    token_budget: int | None, outside: StatesFolder | None = None,
 ) -> np.ndarray:  # fmt: skip
     """(places, layers, d), reading by reading."""
     parts = anatomy(model)
@@ -168,6 +171,8 @@ def _read(
     together = [list(some) for _, some in itertools.groupby(read, key=lambda one: one.row)]
     sequences = [some[0].ids for some in together]
     windows = [tuple(place for one in some for place in one.places) for some in together]
+    if outside is not None:
+        return outside.read(sequences, names, windows)
     rows = read_rows(
         model, sequences, windows=windows, layers=names, cache_dir=cache_dir, cache=cache, budget=token_budget
     )

@@ -10,7 +10,7 @@ import torch
 from tqdm.auto import tqdm
 
 from src.errors import DataError
-from src.models.adapters_in_force import adapter_in_force
+from src.models.adapter_switch import adapter_in_force
 from src.models.decoding import Sampling, generate
 from src.models.extraction.cache import ActivationCache, row_key
 from src.models.extraction.engine import CachePolicy

@@ -11,7 +11,7 @@ from src.config import Config
 from src.data.example import LETTERS
 from src.data.scoring import Mark, mark
 from src.models.adapter_switch import switched_to
-from src.models.answering import answer_choices, letter_states, plan_choices
+from src.models.answering import answer_choices, plan_choices
 from src.models.extraction.forecast import ExtractionPlan
 from src.models.extractor import HiddenStateExtractor
 from src.models.generation import answer_freely, prompt_limit
@@ -19,7 +19,7 @@ from src.pipeline.asked import ANSWERED, Asked
 from src.pipeline.asking_again import SELF_CONSISTENCY, ask_again, self_consistency
 from src.pipeline.asking_given import take_given
 from src.pipeline.naming import BASE
-from src.pipeline.positions import places_of, read_positions
+from src.pipeline.positions import read_choice_positions, read_positions
 from src.pipeline.questions import Questions
 
 log = logging.getLogger(__name__)
@@ -102,7 +102,7 @@ def _ask_choices(
         tokenizer,
         [example.prompt for example in examples],
         [example.continuations for example in examples],
-        layers=layers,
+        layers=() if config.extraction.states else layers,
         cache_dir=config.extraction.cache_dir,
         cache=config.extraction.cache,
         truncation=config.data.truncation,
@@ -112,19 +112,15 @@ def _ask_choices(
     letters = tuple(LETTERS[choice] for choice in answers.chosen)
     signals = {"entropy": answers.entropy, "margin": answers.margin, "choice_mass": answers.mass}
     signals |= ask_again(model, tokenizer, questions, letters, config, label=label)
-    extraction, hidden = config.extraction, {"last_prompt": answers.hidden}
-    if "answer_letter" in extraction.position:
-        hidden["answer_letter"] = letter_states(
-            model, answers, layers, cache_dir=extraction.cache_dir, cache=extraction.cache
-        )
+    hidden, places = read_choice_positions(model, answers, config, layers)
     correct = [letter == example.target for letter, example in zip(letters, examples, strict=True)]
     return Asked(
         answers=letters,
         correct=np.array(correct, dtype=np.float64),
         confidence=answers.confidence,
         signals=signals,
-        places=places_of(extraction.position, layers),
-        hidden=np.concatenate([hidden[position] for position in extraction.position], axis=1),
+        places=places,
+        hidden=hidden,
         status=(ANSWERED,) * len(letters),
         marks=(),
         elsewhere={},

@@ -11,6 +11,7 @@ from src.models.likelihood import answer_likelihood
 from src.pipeline.asked import ANSWERED, Asked
 from src.pipeline.positions import read_positions
 from src.pipeline.questions import Questions
+from src.pipeline.sense import needs_no_weights
 
 
 def take_given(
@@ -21,23 +22,33 @@ def take_given(
     The model's own probability is what the file says, and where it says nothing that of the answer's tokens.
     """
     answers = _tokens(model, tokenizer, questions)
-    extraction = config.extraction
-    likelihood = answer_likelihood(
-        model, answers.prompt_ids, answers.answer_ids, cache_dir=extraction.cache_dir, cache=extraction.cache,
-        progress=f"{label}: likelihood of the answers",
-    )  # fmt: skip
-    said = [one.confidence for one in questions.given]
-    own = np.exp(likelihood.mean)
+    confidence, signals = _own_probability(model, answers, questions, config, label)
     return Asked(
         answers=answers.texts,
         correct=np.array([one.correct for one in questions.given]),
-        confidence=np.array([mine if given is None else given for given, mine in zip(said, own, strict=True)]),
-        signals={"least_log_probability": likelihood.least, "perplexity": np.exp(-likelihood.mean)},
+        confidence=confidence,
+        signals=signals,
         status=(ANSWERED,) * len(answers.texts),
         marks=(),
         truncated=0,
         **read_positions(model, tokenizer, answers, (), config, layers),
     )
+
+
+def _own_probability(
+    model: Any, answers: FreeAnswers, questions: Questions, config: Config, label: str
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """(n,) as the file says, else that of the answers' tokens; and what else these say."""
+    said, extraction = [one.confidence for one in questions.given], config.extraction
+    if needs_no_weights(config, questions):
+        return np.array(said), {}
+    likelihood = answer_likelihood(
+        model, answers.prompt_ids, answers.answer_ids, cache_dir=extraction.cache_dir, cache=extraction.cache,
+        progress=f"{label}: likelihood of the answers",
+    )  # fmt: skip
+    own = np.exp(likelihood.mean)
+    confidence = np.array([mine if given is None else given for given, mine in zip(said, own, strict=True)])
+    return confidence, {"least_log_probability": likelihood.least, "perplexity": np.exp(-likelihood.mean)}
 
 
 def _tokens(model: Any, tokenizer: Any, questions: Questions) -> FreeAnswers:

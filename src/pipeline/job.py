@@ -29,6 +29,7 @@ from src.pipeline.folder import (
 )
 from src.pipeline.judging import Judge
 from src.pipeline.naming import BASE
+from src.pipeline.outside import verified_states
 from src.pipeline.plan import make_plan, model_loader
 from src.pipeline.probing import Probed, answered_splits, fit_scorers
 from src.pipeline.questions import Task
@@ -43,6 +44,7 @@ from src.pipeline.results import (
     strict,
     versions,
 )
+from src.pipeline.sense import needs_no_weights
 from src.pipeline.sharing import identities, save_probes
 from src.pipeline.transferring import DataSet, judge_elsewhere
 
@@ -118,9 +120,13 @@ def run(config: str | Path | Mapping[str, Any] | Config) -> RunResult:
         with clock.stage("workers"):
             ask_spread(plan, config, adapters)
     with clock.stage("weights"):
-        model, tokenizer = model_loader(config, adapters).load()
-        weights_stay(model)
-        models = identities(model, names)
+        loader = model_loader(config, adapters)
+        weights = not needs_no_weights(config, questions)
+        model, tokenizer = loader.load() if weights else (loader.skeleton(), loader.tokenizer())
+        if weights:
+            weights_stay(model)
+        states = verified_states(model, config)
+        models = identities(model, names) if weights else {}
     with clock.stage("answers and states"):
         asked, *elsewhere = (
             ask_all(model, tokenizer, task.questions, task.config, name=task.name, layers=plan.layers, adapters=names)
@@ -159,6 +165,7 @@ def run(config: str | Path | Mapping[str, Any] | Config) -> RunResult:
         "git_commit": git_commit(),
         "config": config.model_dump(mode="json"),
         "model": facts,
+        "states_from": states,
         "data": data_facts(questions.examples, splits, questions.chance),
         "transfer_data": {
             one.name: data_facts(one.questions.examples, one.splits, one.questions.chance) for one in plan.tasks[1:]
@@ -171,7 +178,8 @@ def run(config: str | Path | Mapping[str, Any] | Config) -> RunResult:
     }
     with clock.stage("report"):
         check_still_ours(config)
-        save_probes(folder, probed, models, questions, config, results["variants"])
+        if models:
+            save_probes(folder, probed, models, questions, config, results["variants"])
         return _publish(folder, results, tables, clock, started)
 
 

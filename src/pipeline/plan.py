@@ -13,6 +13,7 @@ from src.data.trained_on import apart, read_trained_on
 from src.errors import ConfigError, ModelError
 from src.pipeline.folder import folder_state
 from src.pipeline.naming import variant_names
+from src.pipeline.outside import check_fit, states_note, states_of
 from src.pipeline.positions import read_once
 from src.pipeline.questions import CHAT, Questions, Task, as_chat, data_name, load_questions
 from src.pipeline.sense import check_settings
@@ -113,7 +114,7 @@ def make_plan(config: Config) -> Plan:
         weight_bytes=weight_bytes,
         state_bytes=state_bytes,
         adapters=dict(zip(variant_names(folders), folders, strict=True)),
-        notes=(*_memory_note(config, weight_bytes), *_disk_note(config, state_bytes)),
+        notes=(*states_note(config), *_memory_note(config, weight_bytes), *_disk_note(config, state_bytes)),
     )
 
 
@@ -202,10 +203,16 @@ def _layers(config: Config, skeleton: Any) -> tuple[tuple[str, ...], int]:
     from src.models.extraction.layers import anatomy, layer_names
 
     parts, layers = anatomy(skeleton), config.extraction.layers
+    states = states_of(config)
+    if states and layers == "all":
+        layers = states.layers
     try:
-        return layer_names(layers if isinstance(layers, str) else list(layers), len(parts.blocks)), parts.hidden_dim
+        names = layer_names(layers if isinstance(layers, str) else list(layers), len(parts.blocks))
     except ModelError as error:
         raise ConfigError(f"extraction.layers: {error}") from error
+    if states:
+        check_fit(states, names, parts.hidden_dim, model=config.model.name)
+    return names, parts.hidden_dim
 
 
 def _memory_note(config: Config, needed: int) -> list[str]:

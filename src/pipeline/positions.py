@@ -3,10 +3,14 @@
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from src.config import Config
-from src.config.schema import Position
+from src.config.values import Position
 from src.models.answer_states import Span, answer_states
+from src.models.answering import ChoiceAnswers, letter_states
 from src.models.generation import FreeAnswers
+from src.pipeline.outside import states_of
 from src.probes.attention import ATTENTION
 from src.probes.sweep import Place
 from src.probes.tokens import TokenStates
@@ -33,6 +37,7 @@ def read_positions(
         positions=read,
         spans=spans,
         every_token=every_token,
+        outside=states_of(config),
         cache_dir=config.extraction.cache_dir,
         cache=config.extraction.cache,
     )
@@ -44,6 +49,24 @@ def read_positions(
         "places": places_of(config.extraction.position, layers),
         "elsewhere": {name: len(rows) for name, rows in zip(names, states.elsewhere, strict=True) if rows},
     }
+
+
+def read_choice_positions(
+    model: Any, answers: ChoiceAnswers, config: Config, layers: tuple[str, ...]
+) -> tuple[np.ndarray, tuple[Place, ...]]:
+    """`hidden` and `places` of `Asked`, at all configured positions of chosen answers."""
+    extraction, outside = config.extraction, states_of(config)
+    hidden = {"last_prompt": answers.hidden}
+    if outside:
+        chosen = [prompt + said for prompt, said in zip(answers.prompt_ids, answers.chosen_ids, strict=True)]
+        sequences = {"last_prompt": answers.prompt_ids, "answer_letter": chosen}
+        hidden = {position: outside.read(sequences[position], layers) for position in extraction.position}
+    elif "answer_letter" in extraction.position:
+        hidden["answer_letter"] = letter_states(
+            model, answers, layers, cache_dir=extraction.cache_dir, cache=extraction.cache
+        )
+    joined = np.concatenate([hidden[position] for position in extraction.position], axis=1)
+    return joined, places_of(extraction.position, layers)
 
 
 def read_once(positions: Sequence[Position]) -> tuple[Position, ...]:

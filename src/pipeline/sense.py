@@ -15,6 +15,7 @@ _NOT_OF_GIVEN = ("answer_letter", "end_of_thinking", "before_exact_answer", "exa
 def check_settings(config: Config, questions: Questions) -> None:
     """Raises ConfigError, naming the setting and what to do."""
     _check_engine(config)
+    _check_states(config, questions)
     if questions.given:
         _check_given(config)
     elif questions.with_choices:
@@ -38,6 +39,31 @@ def _check_engine(config: Config) -> None:
             "run.engine is ray, and workers meet in the cache: set extraction.cache_dir to a folder or a URL that all "
             "of them reach."
         )
+
+
+def _check_states(config: Config, questions: Questions) -> None:
+    extraction = config.extraction
+    if extraction.states is None:
+        if extraction.layer_ids is not None:
+            raise ConfigError("extraction.layer_ids belongs to extraction.states. Leave it out.")
+        return
+    if config.adapter_folders:
+        raise ConfigError(
+            "extraction.states are those of one model, and an adapter makes two. Leave the adapter out (it can be "
+            "merged into its model)."
+        )
+    if not extraction.verify_rows and not needs_no_weights(config, questions):
+        raise ConfigError(
+            "extraction.verify_rows is 0, so that the model is not loaded, but it has to be asked. Set it to a few, or "
+            "bring answers with a confidence each (data.name: answered)."
+        )
+
+
+def needs_no_weights(config: Config, questions: Questions) -> bool:
+    """Whether answers, confidences and states all come from outside, and nothing is to be verified."""
+    extraction = config.extraction
+    said = questions.given and all(one.confidence is not None for one in questions.given)
+    return bool(extraction.states and not extraction.verify_rows and said)
 
 
 def _check_given(config: Config) -> None:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from src.report.listing import print_contexts, print_findings, print_plan
     from src.report.notebook import render_summary
     from src.report.planning import print_labels
+    from src.report.states import print_states
     from src.report.terminal import print_comparison, print_report
     from src.report.verification import print_verification
 
@@ -29,6 +30,7 @@ __all__ = [
     "print_labels",
     "print_plan",
     "print_report",
+    "print_states",
     "print_verification",
     "render_comparison",
     "render_html",
@@ -49,6 +51,7 @@ __getattr__ = lazy_exports(
         "print_labels": "planning",
         "print_plan": "listing",
         "print_report": "terminal",
+        "print_states": "states",
         "print_verification": "verification",
         "render_comparison": "compared",
         "render_html": "html",

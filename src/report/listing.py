@@ -32,6 +32,7 @@ def print_plan(facts: Mapping[str, Any], *, console: Console | None = None) -> N
         },
         "hidden states": f"{', '.join(facts['layers'])}: {in_words(facts['state_bytes'])}",
         "to do": facts["passes_in_words"] + (f" For each of {facts['models']} models." if facts["models"] > 1 else ""),
+        **_work(facts.get("work")),
         "cache": facts["cache_dir"] or "none: nothing is kept",
         "free memory": "not known" if memory is None else in_words(memory),
         "folder": f"{facts['folder']} ({_STATES[facts['folder_state']]})",
@@ -43,7 +44,25 @@ def print_plan(facts: Mapping[str, Any], *, console: Console | None = None) -> N
     console.print(table)
     for note in facts["notes"]:
         console.print(f"Note: {note}", highlight=False)
-    console.print("Nothing was computed or written (--dry-run).")
+    if work := facts.get("work"):
+        console.print(work["counted"])
+    measured = (work or {}).get("speed_from", "as given") not in (None, "as given")
+    console.print(f"Nothing was {'' if measured else 'computed or '}written (--dry-run).")
+
+
+def _work(work: Mapping[str, Any] | None) -> dict[str, str]:
+    """All that goes through the models, and how long that takes where a speed is known."""
+    if work is None:
+        return {}
+    answers = f", of them at most {work['answered']:,} in answers in words" if work["answered"] else ""
+    rows = {"in all": f"{work['tokens']:,} tokens{answers}; {work['operations'] / 1e12:.3g} TFLOP"}
+    if work["hours_per_worker"] is not None:
+        workers = "1 worker" if work["workers"] == 1 else f"each of {work['workers']} workers"
+        speed = f"{work['tokens_per_second']:,.0f} tokens a second, {work['speed_from']}"
+        rows["time"] = f"{work['hours_per_worker']:.3g} hours for {workers} ({speed})"
+    if work["cost"] is not None:
+        rows["cost"] = f"{work['cost']:,.2f}, at {work['price_per_hour']:g} for an hour of a worker, as given"
+    return rows
 
 
 def _adapters(named: Mapping[str, str]) -> str:

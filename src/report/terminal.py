@@ -22,6 +22,9 @@ def print_report(results: Mapping[str, Any], *, console: Console | None = None) 
     console.print()
     console.print(results["name"], style="bold", end="")
     console.print(f": {data['n']:,} questions ({split}), model {results['model']['name']}")
+    if states := results.get("states_from"):
+        verified = "compared with the model" if states["verified"] else "not compared with the model"
+        console.print(f"  The hidden states are from {states['folder']}, {verified}.", highlight=False)
     shown = _in_full(results)
     for name, variant in results["variants"].items():
         _print_notes(console, name, variant)

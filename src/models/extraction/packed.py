@@ -18,7 +18,7 @@ Prefix = dict[int, tuple[Tensor, Tensor]]
 _ATTENTION = ("self_attn", "attn", "attention")
 _QUERY = ("q_proj",)
 _OUTPUT = ("o_proj", "dense", "c_proj", "out_proj")
-_FEED_FORWARD = ("mlp", "block_sparse_moe", "feed_forward")
+FEED_FORWARD = ("mlp", "block_sparse_moe", "feed_forward")
 
 
 def why_not_packable(model: Any, parts: Anatomy) -> str:
@@ -26,7 +26,7 @@ def why_not_packable(model: Any, parts: Anatomy) -> str:
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     if not getattr(base, "_supports_attention_backend", False):
         return "its attention does not go through transformers' attention interface"
-    if any(_child(block, _ATTENTION) is None for block in parts.blocks):
+    if any(child(block, _ATTENTION) is None for block in parts.blocks):
         return "not all of its blocks have attention"
     if quantization := quantization_of(model):
         return f"{quantization} kernels let the texts of a pass influence each other"
@@ -108,26 +108,27 @@ def token_wise(parts: Anatomy, top: int | None) -> list[nn.Module]:
     if top is None:
         return []
     block = parts.blocks[top]
-    query = _child(_attention(block), _QUERY)
-    feed_forward = _child(block, _FEED_FORWARD)
+    query = child(_attention(block), _QUERY)
+    feed_forward = child(block, FEED_FORWARD)
     return [m for m in (query, _attention_output(block), feed_forward) if m is not None]
 
 
 def _attention(block: nn.Module) -> nn.Module:
-    found = _child(block, _ATTENTION)
+    found = child(block, _ATTENTION)
     if found is None:
         raise NotPackable("its blocks have no attention under a known name")
     return found
 
 
 def _attention_output(block: nn.Module) -> nn.Module:
-    found = _child(_attention(block), _OUTPUT)
+    found = child(_attention(block), _OUTPUT)
     if found is None:
         raise NotPackable("its attention has no output projection under a known name")
     return found
 
 
-def _child(module: nn.Module, names: Sequence[str]) -> nn.Module | None:
+def child(module: nn.Module, names: Sequence[str]) -> nn.Module | None:
+    """The first of a module's children under one of these names."""
     children = dict(module.named_children())
     return next((children[name] for name in names if name in children), None)
 
