@@ -7,7 +7,7 @@ import pytest
 
 # Two workers on two cores: BLAS threads of one would wait for those of the other. Read when numpy is first imported,
 # and inherited by the processes that tests start.
-os.environ.update({name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")})
+os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"))
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 CORPUS = [

@@ -9,7 +9,16 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from src.report import drawings, plots, print_comparison, print_report, render_comparison, render_html, render_summary, words
+from src.report import (
+    drawings,
+    plots,
+    print_comparison,
+    print_report,
+    render_comparison,
+    render_html,
+    render_summary,
+    words,
+)
 from src.report.plots.style import COLORS, MARKERS, axes, finish, plain
 from src.report.svg import svg
 from tests.report_examples import example_comparison, example_results, number, undefined

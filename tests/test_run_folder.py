@@ -16,7 +16,6 @@ from src.pipeline import make_plan, run
 from src.pipeline.folder import claimed_folder, folder_state
 from tests.test_pipeline import choices, config, without_times  # noqa: F401 (choices is a fixture)
 
-
 FEW = {"data.limit": 24}  # too few for a probe, where there need not be one
 
 

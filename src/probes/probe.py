@@ -62,6 +62,10 @@ class Probe(ABC):
         out_of_fold = self._fit(train, val, groups)
         self.out_of_fold_ = None if out_of_fold is None else probability(out_of_fold)
         self.fitted = True
+        return self._checked(train)
+
+    def _checked(self, train: Sample) -> Self:
+        """Itself. Raises ScoringError where it ranks these rows, which it was fitted to, the wrong way round."""
         _check_right_way_up(self._logits(train.states)[train.rows], train)
         return self
 
