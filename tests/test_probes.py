@@ -393,6 +393,22 @@ def test_parts_are_row_numbers_and_joined_parts_keep_their_questions_apart():
     np.testing.assert_array_equal(both.questions[3:] - both.questions[3], whole.questions)
 
 
+def test_joined_states_are_copied_a_place_at_a_time():
+    rng = np.random.default_rng(0)
+    arrays = [rng.standard_normal((n, 3, 4)).astype(np.float32) for n in (20, 7)]
+    parts = [Part(states, np.ones(len(states)), np.arange(len(states))) for states in arrays]
+    both = Part.joined(parts)
+    assert all(one is states for one, states in zip(both.states.arrays, arrays, strict=True))
+    some = both.only(np.array([25, 3]))
+    assert Part.joined([both.only(np.arange(9)), some]).states is both.states
+    for place in range(3):
+        np.testing.assert_array_equal(both.at(place), np.r_[arrays[0][:, place], arrays[1][:, place]])
+        np.testing.assert_array_equal(some.at(place), both.at(place)[[25, 3]])
+        again = Part.joined([some, parts[1]]).at(place)
+        np.testing.assert_array_equal(again, np.r_[some.at(place), arrays[1][:, place]])
+    assert (both.width, both.states.shape, both.states.dtype) == (4, (27, 3, 4), np.float32)
+
+
 def test_the_best_candidate_of_all_places_and_families_is_chosen():
     X, y = toy(n=600)
     states = np.stack([toy(n=600, seed=9)[0], X], axis=1)
