@@ -16,7 +16,7 @@ from src.probes.refits import half_predictions, shuffled_predictions
 from src.probes.solver import fit_path, mean_nll, probability
 from src.probes.states import Sample
 from src.probes.sweep import Part, Place, new_probe, sweep_places, to_choose_with
-from src.probes.text_only import TextOnlyAssessor
+from src.probes.text_only import fit_text_only
 
 
 def toy(n=400, d=6, seed=0, signal=1.5):
@@ -157,10 +157,10 @@ def test_the_text_only_assessor_reads_what_the_text_tells():
     numbers = rng.integers(0, 100, (900, 2))
     texts = [f"What is {a} + {b}?" for a, b in numbers]
     y = (rng.random(900) < np.where(numbers[:, 0] < 50, 0.9, 0.2)).astype(float)
-    assessor = TextOnlyAssessor().fit(texts[:500], y[:500], texts[500:600], y[500:600])
+    assessor = fit_text_only(texts[:500], y[:500], texts[500:600], y[500:600])
     assert roc_auc_score(y[600:], assessor.predict(texts[600:])) > 0.75
     shuffled = rng.permutation(y)
-    assessor = TextOnlyAssessor().fit(texts[:500], shuffled[:500], texts[500:600], shuffled[500:600])
+    assessor = fit_text_only(texts[:500], shuffled[:500], texts[500:600], shuffled[500:600])
     assert roc_auc_score(shuffled[600:], assessor.predict(texts[600:])) == pytest.approx(0.5, abs=0.1)
 
 
