@@ -13,6 +13,7 @@ from src.pipeline.check_plan import Named, plan_check
 from src.pipeline.holding import Margins
 from src.probes import SavedProbe
 from src.probes.attention import AttentionWeights
+from src.probes.mlp import MLPWeights
 from tests.conftest import random_llama
 from tests.test_data import write_lines
 from tests.test_pipeline import cli, config
@@ -244,4 +245,12 @@ def test_a_probe_that_reads_all_tokens_of_an_answer_is_refused(probe, model_fold
         saved.weights.weight, saved.weights.bias, saved.weights.mean, saved.weights.scale, np.zeros(saved.input_dim)
     )
     with pytest.raises(ConfigError, match="states cannot be compared token by token"):
+        plan_check(replace(saved, weights=weights), Named(str(model_folder)))
+
+
+def test_a_small_network_is_refused(probe, model_folder):
+    saved = SavedProbe.from_pretrained(probe)
+    one = np.ones(saved.input_dim)
+    weights = MLPWeights(np.ones((saved.input_dim, 64)), np.ones(64), np.ones(64), 0.0, one, one)
+    with pytest.raises(ConfigError, match=r"is a small network \(mlp\)"):
         plan_check(replace(saved, weights=weights), Named(str(model_folder)))
