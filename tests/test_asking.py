@@ -169,8 +169,8 @@ def test_the_probe_path_of_gsm8k_with_constructed_answers(shared, tmp_path, monk
     from src.models.generation import FreeAnswers
     from src.pipeline import asking
 
-    data = list(GSM8KDataset("test", path=shared / "data" / "gsm8k")[:200])
-    right = np.arange(200) % 3 > 0
+    data = list(GSM8KDataset("test", path=shared / "data" / "gsm8k")[:120])
+    right = np.arange(120) % 3 > 0
 
     def constructed(_model, tokenizer, prompts, **_options):
         assert list(prompts) == [example.prompt for example in data]
@@ -181,19 +181,19 @@ def test_the_probe_path_of_gsm8k_with_constructed_answers(shared, tmp_path, monk
         said = tuple(tuple(tokenizer(f"\n{text}", add_special_tokens=False)["input_ids"]) for text in texts)
         chances = np.linspace(-2, -0.1, len(texts))
         nothing = np.zeros(len(texts), dtype=bool)
-        return FreeAnswers(tuple(texts), chances, 2 * chances, ~nothing, (), tuple(ids), ((),) * 200, said, nothing)
+        return FreeAnswers(tuple(texts), chances, 2 * chances, ~nothing, (), tuple(ids), ((),) * 120, said, nothing)
 
     monkeypatch.setattr(asking, "answer_freely", constructed)
     config = load_config("configs/gsm8k.yaml").model_dump(mode="json")
     config["model"]["name"] = str(shared / "models" / "stories260K")
-    config["data"] |= {"path": str(shared / "data" / "gsm8k"), "limit": 200}
+    config["data"] |= {"path": str(shared / "data" / "gsm8k"), "limit": 120}
     config["baselines"] |= {"p_true": False, "stated": False, "samples": 0}
     positions = ["attention_answer", "last_prompt", "mean_prompt", "exact_answer_last", "last_answer"]
     config["extraction"] |= {"layers": [2, 4], "position": positions, "cache_dir": str(tmp_path / "c")}
     config["evaluation"] |= {"bootstrap": 100, "repeats": 2}
     base = run(config | {"run": {"dir": str(tmp_path / "run")}}).results["variants"]["base"]
     assert base["accuracy_all_questions"] == right.mean()
-    assert base["status"] == {"answered": 200}
+    assert base["status"] == {"answered": 120}
     assert base["elsewhere"] == {}
     assert [one["position"] for one in base["layers"]] == [
         name for name in [*positions[1:], positions[0]] for _ in "ab"
