@@ -1,8 +1,13 @@
 """Small real things to test with: a random Llama, a tokenizer, a LoRA; and the shared folder where it is there."""
 
+import os
 from pathlib import Path
 
 import pytest
+
+# Two workers on two cores: BLAS threads of one would wait for those of the other. Read when numpy is first imported,
+# and inherited by the processes that tests start.
+os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"))
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 CORPUS = [
@@ -20,15 +25,19 @@ def _one_thread():
 
 
 # What a page holds is tested here; elsewhere a run would spend more time on drawing it than on everything else.
-DRAWN = ("test_report", "test_browser", "test_pipeline", "test_notebook", "test_cli", "test_planted_truth")
+DRAWN = ("test_report", "test_browser", "test_notebook", "test_planted_truth")
+NOT_DRAWN = "<!doctype html><p>not drawn in this test</p>"
 
 
-@pytest.fixture(autouse=True)
-def _pages_are_drawn_where_they_are_tested(request, monkeypatch):
+@pytest.fixture(autouse=True, scope="module")
+def _pages_are_drawn_where_they_are_tested(request):
+    """Before the fixtures of a module, so that it holds for the runs that several of its tests read."""
     import src.report
 
-    if request.module.__name__.rpartition(".")[2] not in DRAWN:
-        monkeypatch.setitem(vars(src.report), "render_html", lambda _: "<!doctype html><p>not drawn in this test</p>")
+    with pytest.MonkeyPatch.context() as patch:
+        if request.module.__name__.rpartition(".")[2] not in DRAWN:
+            patch.setitem(vars(src.report), "render_html", lambda _: NOT_DRAWN)
+        yield
 
 
 @pytest.fixture(scope="session")

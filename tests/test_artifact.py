@@ -28,6 +28,7 @@ from src.probes import (
     AttentionProbe,
     LinearProbe,
     MeanDifferenceProbe,
+    MLPProbe,
     ModelIdentity,
     Origin,
     SavedProbe,
@@ -94,19 +95,72 @@ def test_a_saved_probe_comes_back_as_it_was(tmp_path, method):
     assert (again.origin, again.recalibration, again.promises) == (probe.origin, probe.recalibration, probe.promises)
 
 
+def network():
+    """A fitted small network, and its origin."""
+    X, y = rows()
+    return MLPProbe(8).fit(X[:100], y[:100], X[100:], y[100:]), Origin(MODEL, "block.1", "last_prompt", family="mlp")
+
+
 def test_a_fresh_process_predicts_bit_equal(folder, tmp_path):
-    X, _ = rows(seed=3)
+    X, y = rows(seed=3)
     np.save(tmp_path / "X.npy", X)
+    probe, origin = network()
+    units = probe.frozen(origin).calibrated(X, y).save_pretrained(tmp_path / "network")
     code = (
-        "import sys, numpy as np; from src.probes import SavedProbe; "
-        "p = SavedProbe.from_pretrained(sys.argv[1]).predict(np.load(sys.argv[2])); print(p.tobytes().hex())"
+        "import sys, numpy as np; from src.probes import SavedProbe; X = np.load(sys.argv[1])\n"
+        "for folder in sys.argv[2:]: print(SavedProbe.from_pretrained(folder).predict(X).tobytes().hex())"
     )
     root = Path(__file__).resolve().parents[1]
     said = subprocess.run(
-        [sys.executable, "-c", code, str(folder), str(tmp_path / "X.npy")],
+        [sys.executable, "-c", code, str(tmp_path / "X.npy"), str(folder), str(units)],
         capture_output=True, text=True, check=True, cwd=root, timeout=120,
     )  # fmt: skip
-    assert said.stdout.strip() == SavedProbe.from_pretrained(folder).predict(X).tobytes().hex()
+    here = [folder, units]
+    assert said.stdout.split() == [SavedProbe.from_pretrained(one).predict(X).tobytes().hex() for one in here]
+
+
+def test_a_small_network_is_saved_and_says_what_it_is(tmp_path):
+    probe, origin = network()
+    X, _ = rows(seed=4)
+    folder = probe.frozen(origin).save_pretrained(tmp_path / "probe")
+    again = SavedProbe.from_pretrained(folder)
+    np.testing.assert_array_equal(again.decision_function(X), probe.decision_function(X))
+    assert (again.origin, again.input_dim) == (origin, 8)
+    assert "A small network with one hidden layer, of 64 units, of standardised states" in (folder / CARD).read_text()
+    length = struct.unpack("<Q", (folder / ARRAYS).read_bytes()[:8])[0]
+    described = json.loads((folder / ARRAYS).read_bytes()[8 : 8 + length])
+    assert described["into"]["shape"] == [8, 64]
+    with pytest.raises(IntegrityError, match=r"bytes; a probe's has at most|weight, bias, mean and scale of 8 numbers"):
+        SavedProbe.from_pretrained(rewritten(folder, origin__family="logistic"))
+
+
+def of_network(**changes):
+    from safetensors.numpy import save
+
+    values = {"into": np.ones((8, 64)), "offset": np.ones(64), "out": np.ones(64), "bias": np.ones(1),
+              "mean": np.ones(8), "scale": np.ones(8)} | changes  # fmt: skip
+    return save({name: value for name, value in values.items() if value is not None})
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (of_network(out=None), "into, offset, out, bias, mean and scale of 8 numbers in F64 are needed"),
+        (of_network(weight=np.ones(8)), "into, offset, out, bias, mean and scale of 8 numbers"),
+        (of_network(into=np.ones((64, 8))), "of 8 numbers in F64 are needed"),
+        (of_network(into=np.ones(512)), "of 8 numbers in F64 are needed"),
+        (of_network(into=np.ones((8, 32)), offset=np.ones(32), out=np.ones(32)), "of 8 numbers in F64 are needed"),
+        (of_network(out=np.ones(64, np.float32)), "F32"),
+        (of_network(into=np.full((8, 64), np.nan)), "into holds NaN"),
+        (of_network(scale=np.zeros(8)), "scale that is not above 0"),
+        (of_network(into=np.ones((8, 6400))), r"bytes; a probe's has at most"),
+    ],
+)
+def test_arrays_that_no_small_network_has_are_refused(tmp_path, data, message):
+    probe, origin = network()
+    folder = probe.frozen(origin).save_pretrained(tmp_path / "probe")
+    with pytest.raises(IntegrityError, match=message):
+        SavedProbe.from_pretrained(with_arrays(folder, data))
 
 
 def test_a_frozen_probe_predicts_as_the_fitted_one():

@@ -46,7 +46,7 @@ def settings(tmp_path, model_folder, path, **sections):
         "model": {"name": str(model_folder)},
         "data": {"name": "custom", "path": str(path)},
         "extraction": {"layers": [0, -1]},
-        "evaluation": {"bootstrap": 100},
+        "evaluation": {"bootstrap": 100, "repeats": 2},
         "run": {"dir": str(tmp_path / "run")},
     }
     return {key: config.get(key, {}) | sections.get(key, {}) for key in config | sections}
@@ -120,9 +120,10 @@ def test_confidence_in_words_is_counted_where_there_is_none(tmp_path, model_fold
         return replace(said, texts=tuple("80%" if n % 2 else "no idea" for n in range(len(prompts))))
 
     monkeypatch.setattr(asking_again, "answer_freely", every_other)
-    results = run(settings(tmp_path, model_folder, choices, baselines={"stated": True})).results
+    few = {"baselines": {"stated": True}, "data": {"name": "custom", "path": str(choices), "limit": 40}}
+    results = run(settings(tmp_path, model_folder, choices, **few)).results
     base = results["variants"]["base"]
-    assert base["unsaid"] == {"stated": 60}
+    assert base["unsaid"] == {"stated": 20}
     assert base["scores"]["stated"]["all"]["n"] == results["data"]["splits"]["test"]
     rows = pq.read_table(tmp_path / "run" / "answers.parquet").to_pylist()
     assert [row["stated"] for row in rows[:4]] == [None, 0.8, None, 0.8]
@@ -133,7 +134,7 @@ def test_confidence_in_words_is_counted_where_there_is_none(tmp_path, model_fold
 def test_answers_that_cannot_be_read_are_wrong_or_left_out_as_configured(tmp_path, model_folder, monkeypatch):
     from src.pipeline import asking
 
-    rows = [{"question": f"Say {n}!", "answer": str(n % 7)} for n in range(160)]
+    rows = [{"question": f"Say {n}!", "answer": str(n % 7)} for n in range(40)]
     path = write_lines(tmp_path / "numbers.jsonl", *rows)
     real = asking.answer_freely
 
@@ -151,10 +152,10 @@ def test_answers_that_cannot_be_read_are_wrong_or_left_out_as_configured(tmp_pat
         folder = {"dir": str(tmp_path / unparsed)}
         found[unparsed] = run(settings(tmp_path, model_folder, path, data=data, run=folder)).results
     counted, left_out = (found[key]["variants"]["base"] for key in ("wrong", "drop"))
-    assert (counted["unreadable"], left_out["unreadable"]) == (40, 40)
-    assert any("40 of 160 answers of the base model nothing was found" in s for s in found["wrong"]["verdict"])
+    assert (counted["unreadable"], left_out["unreadable"]) == (10, 10)
+    assert any("10 of 40 answers of the base model nothing was found" in s for s in found["wrong"]["verdict"])
     assert any("are left out, so all numbers are about the" in s for s in found["drop"]["verdict"])
-    assert counted["status"] == left_out["status"] == {"nothing found": 40, "answered": 120}
+    assert counted["status"] == left_out["status"] == {"nothing found": 10, "answered": 30}
     assert counted["scores"]["own_probability"]["answered"]["n"] < counted["scores"]["own_probability"]["all"]["n"]
     # Left out, all that is left is what was answered.
     assert left_out["accuracy"]["all"]["value"] == counted["accuracy"]["answered"]["value"]
@@ -168,8 +169,8 @@ def test_the_probe_path_of_gsm8k_with_constructed_answers(shared, tmp_path, monk
     from src.models.generation import FreeAnswers
     from src.pipeline import asking
 
-    data = list(GSM8KDataset("test", path=shared / "data" / "gsm8k")[:200])
-    right = np.arange(200) % 3 > 0
+    data = list(GSM8KDataset("test", path=shared / "data" / "gsm8k")[:120])
+    right = np.arange(120) % 3 > 0
 
     def constructed(_model, tokenizer, prompts, **_options):
         assert list(prompts) == [example.prompt for example in data]
@@ -180,19 +181,19 @@ def test_the_probe_path_of_gsm8k_with_constructed_answers(shared, tmp_path, monk
         said = tuple(tuple(tokenizer(f"\n{text}", add_special_tokens=False)["input_ids"]) for text in texts)
         chances = np.linspace(-2, -0.1, len(texts))
         nothing = np.zeros(len(texts), dtype=bool)
-        return FreeAnswers(tuple(texts), chances, 2 * chances, ~nothing, (), tuple(ids), ((),) * 200, said, nothing)
+        return FreeAnswers(tuple(texts), chances, 2 * chances, ~nothing, (), tuple(ids), ((),) * 120, said, nothing)
 
     monkeypatch.setattr(asking, "answer_freely", constructed)
     config = load_config("configs/gsm8k.yaml").model_dump(mode="json")
     config["model"]["name"] = str(shared / "models" / "stories260K")
-    config["data"] |= {"path": str(shared / "data" / "gsm8k"), "limit": 200}
+    config["data"] |= {"path": str(shared / "data" / "gsm8k"), "limit": 120}
     config["baselines"] |= {"p_true": False, "stated": False, "samples": 0}
     positions = ["attention_answer", "last_prompt", "mean_prompt", "exact_answer_last", "last_answer"]
     config["extraction"] |= {"layers": [2, 4], "position": positions, "cache_dir": str(tmp_path / "c")}
-    config["evaluation"]["bootstrap"] = 100
+    config["evaluation"] |= {"bootstrap": 100, "repeats": 2}
     base = run(config | {"run": {"dir": str(tmp_path / "run")}}).results["variants"]["base"]
     assert base["accuracy_all_questions"] == right.mean()
-    assert base["status"] == {"answered": 200}
+    assert base["status"] == {"answered": 120}
     assert base["elsewhere"] == {}
     assert [one["position"] for one in base["layers"]] == [
         name for name in [*positions[1:], positions[0]] for _ in "ab"

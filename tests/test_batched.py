@@ -3,6 +3,7 @@
 A GPU's part is played by the CPU: the same code on another device.
 """
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,13 +11,15 @@ import pytest
 import torch
 
 from src.errors import ScoringError
-from src.probes import LinearProbe, layers
+from src.probes import LinearProbe, layers, sweep
 from src.probes.batch import Batch, Directions
 from src.probes.choice import Choice
 from src.probes.descent import Memory
 from src.probes.layers import fit_layers
+from src.probes.part import Part
 from src.probes.solver import HALF_DECADES, mean_nll, probability
 from src.probes.spectrum import Spectrum
+from src.probes.sweep import Place, sweep_places
 
 SIGNALS = (0.05, 0.5, 2.0, 0.0)
 
@@ -196,9 +199,9 @@ def test_so_many_go_together_as_the_gpus_free_memory_holds(monkeypatch):
     one = 4 * 512 * 1000
     for free, together in ((0, 1), (10 * one, 3), (10**12, 10**12 // one)):
         monkeypatch.setattr("torch.cuda.mem_get_info", lambda device, free=free: (free, free))
-        assert layers._room(torch.device("cuda"), states, 200) <= together
-        assert layers._room(torch.device("cuda"), states.astype(np.float64), 200) <= max(together // 2, 1)
-    assert layers._room(torch.device("cpu"), states, 200) == 32
+        assert layers._room(torch.device("cuda"), states, 1000, 200) <= together
+        assert layers._room(torch.device("cuda"), states.astype(np.float64), 1000, 200) <= max(together // 2, 1)
+    assert layers._room(torch.device("cpu"), states, 1000, 200) == 32
 
 
 def test_a_path_ends_after_so_many_losses_without_a_gain_or_one_that_is_far_off():
@@ -219,3 +222,47 @@ def test_a_loss_is_hopeless_where_it_is_far_off_and_rises():
     assert choice.hopeless(0.52)
     assert not choice.hopeless(0.515)  # far off, but falls
     assert not Choice(None).hopeless(np.inf)
+
+
+@pytest.mark.parametrize("rows", [False, True])
+def test_a_sweep_on_a_gpu_chooses_and_predicts_as_one_without(rows, monkeypatch):
+    """With rows: parts that are some rows of the same states."""
+    states, y = world(700, 40)
+    questions, places = np.arange(700), [Place("last_prompt", f"block.{i}") for i in range(4)]
+    order = np.random.default_rng(1).permutation(700)
+    if rows:
+        parts = [Part(states, y[some], questions[some], some) for some in (order[:500], order[500:])]
+    else:
+        parts = [Part(states[some], y[some], questions[some]) for some in (order[:500], order[500:])]
+    families: Any = ("logistic", "mean_difference")
+    expected = sweep_places(places, *parts, families=families)
+    monkeypatch.setattr(sweep, "_gpu", lambda: "cpu")
+    monkeypatch.setattr(LinearProbe, "_fit", None)
+    found = sweep_places(places, *parts, families=families)
+    assert (found.best, found.place, found.chosen.C) == (expected.best, expected.place, expected.chosen.C)
+    for one, other in zip(found.results, expected.results, strict=True):
+        assert (one.family, one.layer, one.C) == (other.family, other.layer, other.C)
+        assert one.val_nll == pytest.approx(other.val_nll, abs=1e-6)
+        assert one.val_auroc == pytest.approx(other.val_auroc, abs=1e-3)
+    np.testing.assert_allclose(found.predict(parts[1]), expected.predict(parts[1]), atol=1e-4)
+    assert found.out_of_fold is None
+
+
+def test_a_sweep_on_a_gpu_says_where_a_probe_cannot_be_fitted(monkeypatch):
+    states, y = world(300, 20)
+    places = [Place("last_prompt", f"block.{i}") for i in range(4)]
+    parts = [Part(states, y[some], some, some) for some in (np.arange(200), np.arange(200, 300))]
+    monkeypatch.setattr(sweep, "_gpu", lambda: "cpu")
+    real = layers.fit_layers
+
+    def inverted(*arguments, **options):
+        fits = real(*arguments, **options)
+        return [replace(one, fit=replace(one.fit, weight=-one.fit.weight)) for one in fits]
+
+    monkeypatch.setattr(layers, "fit_layers", inverted)
+    with pytest.raises(ScoringError, match=r"block\.\d at .* logistic: .*wrong way"):
+        sweep_places(places, *parts)
+    monkeypatch.setattr(layers, "fit_layers", real)
+    states[5, 2, 1] = np.nan
+    with pytest.raises(ScoringError, match=r"^block\.2 at last_prompt, logistic: X holds NaN"):
+        sweep_places(places, *parts)

@@ -13,6 +13,7 @@ from src.pipeline.check_plan import Named, plan_check
 from src.pipeline.holding import Margins
 from src.probes import SavedProbe
 from src.probes.attention import AttentionWeights
+from src.probes.mlp import MLPWeights
 from tests.conftest import random_llama
 from tests.test_data import write_lines
 from tests.test_pipeline import cli, config
@@ -115,9 +116,22 @@ def test_without_labels_nothing_is_said_of_right_and_wrong(probe, finished, mode
     assert check_probe(probe, str(model_folder), labelled=False).verdict == "keep"
 
 
-def test_the_probes_own_model_must_be_the_one_it_was_fitted_on(probe, turned):
+@pytest.mark.parametrize("checked_on", ["turned", "model_folder"])
+def test_the_probes_own_model_must_be_the_one_it_was_fitted_on(probe, turned, checked_on, request):
+    """Whether one loaded model serves both or two are loaded."""
+    other = request.getfixturevalue(checked_on)
+    assert plan_check(probe, Named(str(other)), own=Named(str(turned))).one_model == (checked_on == "turned")
     with pytest.raises(ModelError, match=r"This probe reads block\.\d of .* and this model is .* \(weights"):
-        check_probe(probe, str(turned), own=Named(str(turned)))
+        check_probe(probe, str(other), own=Named(str(turned)))
+
+
+def test_the_same_states_keep_a_probe_whatever_a_refit_would_gain(probe, finished, model_folder):
+    """What was worth nothing is still worth nothing."""
+    saved = SavedProbe.from_pretrained(probe)
+    worse = replace(saved, weights=replace(saved.weights, weight=-20 * saved.weights.weight))
+    found = check_probe(worse, str(model_folder), config=finished / "config.yaml")
+    assert found.tested.judgement.verdict != "keep"
+    assert (found.verdict, found.labels) == ("keep", None)
 
 
 def test_a_model_without_the_probes_width_or_layer_is_an_error_that_names_both(probe, tokenizer, tmp_path):
@@ -231,4 +245,12 @@ def test_a_probe_that_reads_all_tokens_of_an_answer_is_refused(probe, model_fold
         saved.weights.weight, saved.weights.bias, saved.weights.mean, saved.weights.scale, np.zeros(saved.input_dim)
     )
     with pytest.raises(ConfigError, match="states cannot be compared token by token"):
+        plan_check(replace(saved, weights=weights), Named(str(model_folder)))
+
+
+def test_a_small_network_is_refused(probe, model_folder):
+    saved = SavedProbe.from_pretrained(probe)
+    one = np.ones(saved.input_dim)
+    weights = MLPWeights(np.ones((saved.input_dim, 64)), np.ones(64), np.ones(64), 0.0, one, one)
+    with pytest.raises(ConfigError, match=r"is a small network \(mlp\)"):
         plan_check(replace(saved, weights=weights), Named(str(model_folder)))

@@ -16,13 +16,15 @@ COMMAND = [sys.executable, "-m", "confprobe"]
 @pytest.fixture
 def settings(tmp_path, model_folder, choices):  # noqa: F811
     path = tmp_path / "c.yaml"
-    path.write_text(json.dumps(config(tmp_path, model_folder, choices)))
+    content = config(tmp_path, model_folder, choices)
+    content["data"]["limit"] = 24  # too few for a probe, which nothing here is about
+    path.write_text(json.dumps(content))
     return path
 
 
 def test_json_is_all_a_script_gets(settings, tmp_path, monkeypatch, capsys):
     assert cli(monkeypatch, "run", settings, "--dry-run", "--json") == 0
-    assert json.loads(capsys.readouterr().out)["questions"] == 150
+    assert json.loads(capsys.readouterr().out)["questions"] == 24
     assert not (tmp_path / "run").exists()
     assert cli(monkeypatch, "run", settings, "--json") == 0
     results = json.loads(capsys.readouterr().out)
@@ -34,7 +36,7 @@ def test_json_is_all_a_script_gets(settings, tmp_path, monkeypatch, capsys):
 def test_a_dry_run_reads_well(settings, monkeypatch, capsys):
     assert cli(monkeypatch, "run", settings, "--dry-run") == 0
     printed = capsys.readouterr().out
-    assert "150 of custom, multiple choice (train" in printed
+    assert "24 of custom, multiple choice (train" in printed
     assert "block.0, block.2" in printed
     assert "Nothing was computed or written" in printed
 
@@ -45,7 +47,7 @@ def test_a_cache_is_seen_checked_and_pruned(settings, tmp_path, monkeypatch, cap
     capsys.readouterr()
     cli(monkeypatch, "cache", "ls", cache, "--json")
     (context,) = json.loads(capsys.readouterr().out)
-    assert (context["rows"], context["kind"], context["dtype"]) == (150, "last_prompt", "float32")
+    assert (context["rows"], context["kind"], context["dtype"]) == (24, "last_prompt", "float32")
     assert context["model_name"].endswith("model0") or context["model_name"]
     assert cli(monkeypatch, "cache", "verify", cache) == 0
     shard = next(cache.rglob("*.safetensors"))

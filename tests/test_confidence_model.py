@@ -15,6 +15,7 @@ from src.models.live import answer_live
 from src.probes import Asking, ConfidenceModel, ModelIdentity, Origin, SavedProbe, TokenStates
 from src.probes.attention import AttentionWeights
 from src.probes.linear import ProbeWeights
+from src.probes.mlp import MLPWeights
 from tests.conftest import random_llama
 
 FREE = "Question: {{ question }}\nAnswer:"
@@ -83,6 +84,22 @@ def test_attention_is_paid_to_the_same_tokens_live_and_offline(model, tokenizer,
     assert confident.ask(QUESTION).confidence == pytest.approx(expected[0], abs=TOLERANCE)
     one = probe.predict(TokenStates.of(tokens.hidden[-1:, 0], np.zeros(1, dtype=int)))
     assert abs(one - expected)[0] > 1e-3
+
+
+def test_a_saved_small_network_speaks_live(model, tokenizer, tmp_path):
+    rng = np.random.default_rng(0)
+    weights = MLPWeights(
+        rng.standard_normal((32, 64)),
+        rng.standard_normal(64),
+        rng.standard_normal(64) / 9,
+        0.1,
+        np.zeros(32),
+        np.ones(32),
+    )
+    probe = SavedProbe(weights, Origin(ModelIdentity.of(model), "block.1", "last_prompt", FEW, family="mlp"))
+    confident = ConfidenceModel.from_pretrained(probe.save_pretrained(tmp_path / "probe"), model, tokenizer)
+    offline = HiddenStateExtractor(model, tokenizer).extract([PROMPT], ["block.1"])
+    assert confident.ask(QUESTION).confidence == pytest.approx(probe.predict(offline)[0], abs=TOLERANCE)
 
 
 @pytest.mark.parametrize("layer", ["embeddings", "block.0", "block.2", "final_norm"])

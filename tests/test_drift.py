@@ -159,6 +159,26 @@ def test_features_that_have_become_constant_say_nothing():
     assert found.tried[1].explained > found.frozen.explained
 
 
+@pytest.mark.parametrize(("stretched", "method"), [(1.05, "unchanged"), (1.2, "mean and scale")])
+def test_a_simpler_map_is_preferred_where_it_explains_all_but_a_hundredth(stretched, method):
+    """Stretched states stretch the logit, so that all but (stretched - 1)^2 of its variance is said again."""
+    X = states(300, 10)
+    X -= X.mean(axis=0)
+    found = realign(probe_of(X), X, stretched * X)
+    assert found.frozen.explained == pytest.approx(1 - (stretched - 1) ** 2, abs=1e-3)
+    assert found.tried[1].explained == pytest.approx(1, abs=1e-3)
+    assert found.chosen.method == method
+
+
+def test_a_feature_that_does_not_vary_in_one_of_the_models_is_not_read_by_mean_and_scale():
+    X, Y = states(50, 6), states(50, 6, seed=1)
+    X[:, 2], Y[:, 4] = 3.0, -1.0
+    weights = ProbeWeights(np.arange(1.0, 7), 0.5, np.zeros(6), np.ones(6))
+    pair = Pair.of(States(X, "before", 6), States(Y, "after", 6), weights)
+    rescaled = next(probe for one, probe in pair.fitted(5) if one.method == "mean and scale")
+    assert np.flatnonzero(rescaled.weight == 0).tolist() == [2, 4]
+
+
 @pytest.mark.parametrize(
     ("before", "after", "message"),
     [

@@ -197,7 +197,7 @@ def test_a_run_reads_the_states_of_given_answers(tmp_path, model_folder):
         "model": {"name": str(model_folder)},
         "data": {"name": "answered", "path": str(answered(tmp_path))},
         "extraction": {"layers": [0, 2], "position": "last_answer", "cache_dir": str(tmp_path / "cache")},
-        "evaluation": {"bootstrap": 100},
+        "evaluation": {"bootstrap": 100, "repeats": 2},
         "run": {"dir": str(tmp_path / "run")},
     }
     result = run(config)

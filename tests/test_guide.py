@@ -84,7 +84,7 @@ def test_every_python_block_of_the_guide_runs(deep_model, workplace):
     with running(workplace / "served") as service:
         settings = yaml.safe_load(followed(blocks(GUIDE, "yaml")[0], model, workplace / "mmlu", service.key))
         settings["data"] |= {"path": str(workplace / "mmlu"), "limit": 64}
-        settings["evaluation"] = {"bootstrap": 100}
+        settings["evaluation"] = {"bootstrap": 100, "repeats": 2}
         (workplace / "configs").mkdir()
         (workplace / "configs" / "tinker_probe.yaml").write_text(yaml.safe_dump(settings))
         code = "\n".join(blocks(GUIDE, "python"))

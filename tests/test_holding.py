@@ -135,13 +135,21 @@ def test_why_there_is_no_refit_is_said():
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("frozen", "wrong", "right"),
-    [(SAME, {"label", "realign"}, {"keep"}), (BAD, {"keep", "realign"}, {"label"})],
+    ("frozen", "realigned", "wrong", "right"),
+    [
+        (SAME, BAD, {"label", "realign"}, {"keep"}),
+        (BAD, BAD, {"keep", "realign"}, {"label"}),
+        (BAD, SAME, {"keep", "label"}, {"realign"}),
+    ],
 )
-def test_the_rule_is_wrong_in_at_most_a_few_of_many_runs(frozen, wrong, right):
-    """A probe as good as the refit is hardly ever sent away, a bad one hardly ever kept, whatever the size."""
+def test_the_rule_is_wrong_in_at_most_a_few_of_many_runs(frozen, realigned, wrong, right):
+    """A probe as good as the refit is hardly ever sent away, a bad one hardly ever kept, whatever the size.
+
+    The same holds of what realignment makes of it.
+    """
     for n in (100, 400, 1500):
-        verdicts = [judged(n, seed=seed, frozen=frozen, refit=GOOD).verdict for seed in range(60)]
+        several = {"frozen": frozen, "realigned": realigned, "refit": GOOD}
+        verdicts = [judged(n, seed=seed, **several).verdict for seed in range(60)]
         print(n, {one: verdicts.count(one) for one in sorted(set(verdicts))})
         assert sum(one in wrong for one in verdicts) <= 0.05 * len(verdicts)
     assert sum(one in right for one in verdicts) >= 0.9 * len(verdicts)

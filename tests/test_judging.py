@@ -154,8 +154,9 @@ def test_states_that_show_more_than_the_probability_add_to_it(judged):
     assert gain["gain"]["low"] > 0
     assert gain["gain"]["value"] == pytest.approx(gain["own_nll"] - gain["both_nll"])
     noise = asked(1, shown=0.0)
-    blind = judge.variant(noise, fit_scorers(noise, EXAMPLES, splits, seed=0, repeats=2, label="noise"))
-    nothing = gains(judge, blind)["all"]["gain"]
+    whole = replace(judge, examples=tuple(example(row, "one") for row in range(N)))
+    blind = whole.variant(noise, fit_scorers(noise, whole.examples, splits, seed=0, repeats=2, label="noise"))
+    nothing = gains(whole, blind)["all"]["gain"]
     assert nothing["low"] < 0
     assert abs(nothing["value"]) < 0.02
 

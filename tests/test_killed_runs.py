@@ -47,7 +47,7 @@ def config(folder, data, model_folder, adapter_folder):
         "model": {"name": str(model_folder), "tinker_lora_path": str(adapter_folder)},
         "data": {"name": "custom", "path": str(data)},
         "extraction": {"layers": "all", "cache_dir": str(folder / "cache")},
-        "evaluation": {"bootstrap": 100},
+        "evaluation": {"bootstrap": 100, "repeats": 2},
         "run": {"dir": str(folder / "run")},
     }
 

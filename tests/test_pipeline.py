@@ -7,14 +7,16 @@ import sys
 import numpy as np
 import pytest
 
+import src.report
 from src.errors import ConfigError
 from src.pipeline import run
 from src.report import render_html, verdict
+from tests.conftest import NOT_DRAWN
 from tests.test_data import write_lines
 
 
-@pytest.fixture
-def choices(tmp_path):
+@pytest.fixture(scope="module")
+def choices(tmp_path_factory):
     """150 questions with three choices and two subjects; right letters at random."""
     rng = np.random.default_rng(0)
     rows = [
@@ -22,7 +24,7 @@ def choices(tmp_path):
          "subject": ("one", "two")[n % 2]}
         for n in range(150)
     ]  # fmt: skip
-    return write_lines(tmp_path / "choices.jsonl", *rows)
+    return write_lines(tmp_path_factory.mktemp("data") / "choices.jsonl", *rows)
 
 
 def config(tmp_path, model_folder, path, **sections):
@@ -30,7 +32,7 @@ def config(tmp_path, model_folder, path, **sections):
         "model": {"name": str(model_folder)},
         "data": {"name": "custom", "path": str(path)},
         "extraction": {"layers": [0, -1], "cache_dir": str(tmp_path / "cache")},
-        "evaluation": {"bootstrap": 100},
+        "evaluation": {"bootstrap": 100, "repeats": 2},
         "run": {"dir": str(tmp_path / "run")},
     } | sections
 
@@ -39,11 +41,23 @@ def without_times(results):
     return {key: value for key, value in results.items() if key not in ("created", "seconds", "peak_memory_mb")}
 
 
-def test_base_against_tuned_leaves_everything_a_person_needs(tmp_path, model_folder, adapter_folder, choices):
+@pytest.fixture(scope="module")
+def both(tmp_path_factory, model_folder, adapter_folder, choices):
+    """A finished run of base and tuned, and its folder."""
+    folder = tmp_path_factory.mktemp("both")
     model = {"name": str(model_folder), "tinker_lora_path": str(adapter_folder)}
-    settings = config(tmp_path, model_folder, choices, model=model)
-    result = run(settings)
-    folder = tmp_path / "run"
+    return run(config(folder, model_folder, choices, model=model)), folder / "run"
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory, model_folder, choices):
+    """A finished run of one model, with a name from outside."""
+    name = {"name": "<script>alert(1)</script>"}
+    return run(config(tmp_path_factory.mktemp("alone"), model_folder, choices, experiment=name))
+
+
+def test_base_against_tuned_leaves_everything_a_person_needs(both):
+    result, folder = both
     assert {p.name for p in folder.iterdir()} == {
         "config.yaml",
         "results.json",
@@ -54,6 +68,7 @@ def test_base_against_tuned_leaves_everything_a_person_needs(tmp_path, model_fol
     }
     results = json.loads((folder / "results.json").read_text())
     assert results == result.results
+    assert (folder / "report.html").read_text() == NOT_DRAWN
     assert set(results["variants"]) == {"base", "tuned"}
     for variant in results["variants"].values():
         main = {"probe", "own_probability", "text_only", "shuffled_labels"}
@@ -83,14 +98,14 @@ def test_base_against_tuned_leaves_everything_a_person_needs(tmp_path, model_fol
     assert without_times(again.results) == without_times(results)
 
 
-def test_a_model_at_chance_concludes_nothing(tmp_path, model_folder, choices):
-    result = run(config(tmp_path, model_folder, choices))
-    assert result.results["comparisons"] == {}
-    assert "nothing can be concluded" in result.verdict[0]
-    assert "nothing can be concluded" in repr(result)
+def test_a_model_at_chance_concludes_nothing(alone):
+    assert alone.results["comparisons"] == {}
+    assert "nothing can be concluded" in alone.verdict[0]
+    assert "nothing can be concluded" in repr(alone)
 
 
-def test_one_class_is_undefined_and_the_run_ends_well(tmp_path, model_folder, capsys):
+def test_one_class_is_undefined_and_the_run_ends_well_with_a_page(tmp_path, model_folder, monkeypatch):
+    monkeypatch.setitem(vars(src.report), "render_html", render_html)
     data = write_lines(tmp_path / "a.jsonl", *({"question": f"Say {n}", "answer": "impossible"} for n in range(60)))
     result = run(config(tmp_path, model_folder, data))
     base = result.results["variants"]["base"]
@@ -103,9 +118,8 @@ def test_one_class_is_undefined_and_the_run_ends_well(tmp_path, model_folder, ca
     assert "undefined" in (tmp_path / "run" / "report.html").read_text()
 
 
-def test_text_from_outside_is_escaped_in_the_report(tmp_path, model_folder, choices):
-    settings = config(tmp_path, model_folder, choices, experiment={"name": "<script>alert(1)</script>"})
-    results = run(settings).results
+def test_text_from_outside_is_escaped_in_the_report(alone):
+    results = alone.results
     page = render_html(results)
     assert page.count("<script") == 1  # ours
     assert "<script>alert" not in page
@@ -134,9 +148,9 @@ def cli(monkeypatch, *arguments):
 def test_the_command_runs_reports_and_prints(tmp_path, model_folder, choices, monkeypatch, capsys):
     path = tmp_path / "c.yaml"
     path.write_text(json.dumps(config(tmp_path, model_folder, choices)))
-    assert cli(monkeypatch, "run", path, "--set", "experiment.name=mine", "--set", "data.limit=140") == 0
+    assert cli(monkeypatch, "run", path, "--set", "experiment.name=mine", "--set", "data.limit=24") == 0
     printed = capsys.readouterr().out
-    assert "mine: 140 questions" in printed
+    assert "mine: 24 questions" in printed
     assert "Verdict" in printed
     (tmp_path / "run" / "report.html").unlink()
     assert cli(monkeypatch, "report", tmp_path / "run") == 0
@@ -164,9 +178,8 @@ def test_errors_are_one_sentence_and_a_code(monkeypatch, capsys, tmp_path, argum
     assert "Traceback" not in printed
 
 
-def test_one_model_at_chance_is_said_beside_what_the_other_shows(tmp_path, model_folder, adapter_folder, choices):
-    model = {"name": str(model_folder), "tinker_lora_path": str(adapter_folder)}
-    results = json.loads(json.dumps(run(config(tmp_path, model_folder, choices, model=model)).results))
+def test_one_model_at_chance_is_said_beside_what_the_other_shows(both):
+    results = json.loads(json.dumps(both[0].results))
     results["variants"]["tuned"]["accuracy"]["all"] = {"value": 0.8, "low": 0.7, "high": 0.9}
     results["variants"]["base"]["accuracy"]["all"] = {"value": 0.33, "low": 0.2, "high": 0.4}
     sentences = verdict(results)

@@ -16,7 +16,7 @@ from src.probes.refits import half_predictions, shuffled_predictions
 from src.probes.solver import fit_path, mean_nll, probability
 from src.probes.states import Sample
 from src.probes.sweep import Part, Place, new_probe, sweep_places, to_choose_with
-from src.probes.text_only import TextOnlyAssessor
+from src.probes.text_only import fit_text_only
 
 
 def toy(n=400, d=6, seed=0, signal=1.5):
@@ -157,10 +157,10 @@ def test_the_text_only_assessor_reads_what_the_text_tells():
     numbers = rng.integers(0, 100, (900, 2))
     texts = [f"What is {a} + {b}?" for a, b in numbers]
     y = (rng.random(900) < np.where(numbers[:, 0] < 50, 0.9, 0.2)).astype(float)
-    assessor = TextOnlyAssessor().fit(texts[:500], y[:500], texts[500:600], y[500:600])
+    assessor = fit_text_only(texts[:500], y[:500], texts[500:600], y[500:600])
     assert roc_auc_score(y[600:], assessor.predict(texts[600:])) > 0.75
     shuffled = rng.permutation(y)
-    assessor = TextOnlyAssessor().fit(texts[:500], shuffled[:500], texts[500:600], shuffled[500:600])
+    assessor = fit_text_only(texts[:500], shuffled[:500], texts[500:600], shuffled[500:600])
     assert roc_auc_score(shuffled[600:], assessor.predict(texts[600:])) == pytest.approx(0.5, abs=0.1)
 
 
@@ -391,6 +391,22 @@ def test_parts_are_row_numbers_and_joined_parts_keep_their_questions_apart():
     assert (len(both), both.width) == (23, 4)
     assert not set(both.questions[:3]) & set(both.questions[3:])
     np.testing.assert_array_equal(both.questions[3:] - both.questions[3], whole.questions)
+
+
+def test_joined_states_are_copied_a_place_at_a_time():
+    rng = np.random.default_rng(0)
+    arrays = [rng.standard_normal((n, 3, 4)).astype(np.float32) for n in (20, 7)]
+    parts = [Part(states, np.ones(len(states)), np.arange(len(states))) for states in arrays]
+    both = Part.joined(parts)
+    assert all(one is states for one, states in zip(both.states.arrays, arrays, strict=True))
+    some = both.only(np.array([25, 3]))
+    assert Part.joined([both.only(np.arange(9)), some]).states is both.states
+    for place in range(3):
+        np.testing.assert_array_equal(both.at(place), np.r_[arrays[0][:, place], arrays[1][:, place]])
+        np.testing.assert_array_equal(some.at(place), both.at(place)[[25, 3]])
+        again = Part.joined([some, parts[1]]).at(place)
+        np.testing.assert_array_equal(again, np.r_[some.at(place), arrays[1][:, place]])
+    assert (both.width, both.states.shape, both.states.dtype) == (4, (27, 3, 4), np.float32)
 
 
 def test_the_best_candidate_of_all_places_and_families_is_chosen():

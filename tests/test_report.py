@@ -10,6 +10,7 @@ import pytest
 from rich.console import Console
 
 from src.report import (
+    drawings,
     plots,
     print_comparison,
     print_report,
@@ -34,6 +35,22 @@ def results():
 @pytest.fixture(scope="module")
 def page(results):
     return render_html(results)
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """`render_html` without its figures, which take most of its time."""
+    sections = ("knows", "trust", "sure", "subjects", "elsewhere")
+    monkeypatch.setattr("src.report.html.drawings", lambda _: {section: [] for section in sections})
+    return render_html
+
+
+@pytest.fixture
+def drawn_first(monkeypatch):
+    """Draws the figures of the first section, which show the candidates, and no others."""
+    for name in ("_trust", "_subjects", "_elsewhere"):
+        monkeypatch.setattr(drawings, name, lambda _: [])
+    return lambda results: drawings.drawings(results)["knows"]
 
 
 def points(line):
@@ -87,8 +104,8 @@ def test_the_report_is_whole_whatever_a_run_does_not_have(missing):
     assert render_summary(results, "report.html")
 
 
-def test_what_is_undefined_is_said_with_its_reason_and_sorts_last():
-    page = render_html(example_results(n_test=90, one_class=True))
+def test_what_is_undefined_is_said_with_its_reason_and_sorts_last(undrawn):
+    page = undrawn(example_results(n_test=90, one_class=True))
     assert 'data-v="">undefined <small>(one class: every answer is right)</small>' in page
 
 
@@ -299,20 +316,21 @@ def test_an_interval_is_written_only_where_there_is_one():
 
 
 @pytest.mark.parametrize("lost", ["one layer", "every layer"])
-def test_a_layer_whose_auroc_is_unknown_is_not_drawn_and_breaks_nothing(results, lost):
+def test_a_layer_whose_auroc_is_unknown_is_not_drawn_and_breaks_nothing(results, drawn_first, undrawn, lost):
     """So it is where validation holds one class, or a probe is right about all of it."""
     changed = copy.deepcopy(results)
     for variant in changed["variants"].values():
         for result in variant["layers"][: 1 if lost == "one layer" else None]:
             result |= {"val_auroc": None, "val_auroc_low": None, "val_auroc_high": None}
-    assert "<svg" in render_html(changed)
+    assert "<svg" in "".join(drawn_first(changed))
+    assert "undefined" in undrawn(changed)
 
 
-def test_all_candidates_stand_in_one_table_and_their_number_everywhere():
+def test_all_candidates_stand_in_one_table_and_their_number_everywhere(undrawn):
     families, positions = ("logistic", "mean_difference", "mlp"), ("last_prompt", "last_answer")
     results = example_results(n_test=60, layers=2, positions=positions, families=families, tuned=False)
     base = results["variants"]["base"]
-    page = render_html(results)
+    page = undrawn(results)
     said = "chosen of 24 candidates (4 layers x 2 positions x 3 families) on validation"
     assert said in page
     assert words.how_chosen(base).endswith(f"{said}.")
@@ -335,12 +353,13 @@ def test_a_place_is_drawn_with_its_best_family():
     assert line.get_ydata() == pytest.approx([one["val_auroc"] for one in best])
 
 
-def test_results_from_before_there_were_families_are_shown():
+def test_results_from_before_there_were_families_are_shown(drawn_first, undrawn):
     results = example_results(n_test=60, layers=1, tuned=False)
     base = results["variants"]["base"]
     for one in (*base["layers"], base["selected"]):
         del one["family"]
-    assert "chosen of 3 candidates (3 layers x 1 position x 1 family)" in render_html(results)
+    assert "<svg" in "".join(drawn_first(results))
+    assert "chosen of 3 candidates (3 layers x 1 position x 1 family)" in undrawn(results)
 
 
 def over(results, metric, *changes, scorer="own_probability"):

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import re
+import shutil
 
 import pytest
 import yaml
@@ -15,10 +16,28 @@ from src.pipeline import make_plan, run
 from src.pipeline.folder import claimed_folder, folder_state
 from tests.test_pipeline import choices, config, without_times  # noqa: F401 (choices is a fixture)
 
+FEW = {"data.limit": 24}  # too few for a probe, where there need not be one
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, model_folder, choices):  # noqa: F811
+    """A finished run and the cache that it filled."""
+    folder = tmp_path_factory.mktemp("finished")
+    run(config(folder, model_folder, choices))
+    return folder
+
 
 @pytest.fixture
-def settings(tmp_path, model_folder, choices):  # noqa: F811
-    return config(tmp_path, model_folder, choices)
+def settings(tmp_path, model_folder, choices, finished):  # noqa: F811
+    """As of the finished run, in a folder that is not there yet."""
+    return config(tmp_path, model_folder, choices, extraction=config(finished, "", "")["extraction"])
+
+
+@pytest.fixture
+def ran(settings, finished, tmp_path):
+    """The settings, with the finished run lying in their folder."""
+    shutil.copytree(finished / "run", tmp_path / "run")
+    return settings
 
 
 def test_the_resolved_configuration_is_there_before_anything_else(settings, tmp_path, monkeypatch):
@@ -34,11 +53,12 @@ def test_the_resolved_configuration_is_there_before_anything_else(settings, tmp_
     assert load_config(yaml.safe_load(seen[0])) == load_config(settings)
 
 
-def test_the_same_run_goes_on_and_another_is_refused_with_the_difference(settings, tmp_path):
-    first = run(settings)
-    assert without_times(run(settings).results) == without_times(first.results)
+def test_the_same_run_goes_on_and_another_is_refused_with_the_difference(ran, tmp_path):
+    settings, first = ran, json.loads((tmp_path / "run" / "results.json").read_text())
+    first["config"]["run"]["dir"] = settings["run"]["dir"]
+    assert without_times(run(settings).results) == without_times(first)
     before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
-    other = settings | {"data": settings["data"] | {"limit": 120}, "experiment": {"seed": 1}}
+    other = settings | {"data": settings["data"] | {"limit": 24}, "experiment": {"seed": 1}}
     with pytest.raises(
         ConfigError, match=r"other settings: experiment\.seed was 42 and is 1; data\.limit was None and"
     ):
@@ -47,25 +67,24 @@ def test_the_same_run_goes_on_and_another_is_refused_with_the_difference(setting
         run(settings | {"run": settings["run"] | {"if_exists": "fail"}})
     assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()} == before
     replaced = run(other | {"run": settings["run"] | {"if_exists": "replace"}})
-    assert replaced.results["data"]["n"] == 120
-    assert load_config(tmp_path / "run" / "config.yaml").data.limit == 120
+    assert replaced.results["data"]["n"] == 24
+    assert load_config(tmp_path / "run" / "config.yaml").data.limit == 24
 
 
-def test_where_the_folder_lies_does_not_make_it_another_run(settings, tmp_path):
-    run(settings)
+def test_where_the_folder_lies_does_not_make_it_another_run(ran, tmp_path):
     (tmp_path / "run").rename(tmp_path / "moved")
-    moved = load_config(settings, {"run.dir": str(tmp_path / "moved")})
+    moved = load_config(ran, {"run.dir": str(tmp_path / "moved")})
     assert folder_state(moved) == "finished"
     (tmp_path / "moved" / "results.json").unlink()
     assert folder_state(moved) == "unfinished"
 
 
-def test_a_run_that_cannot_start_leaves_the_folder_as_it_was(settings, tmp_path):
+def test_a_run_that_cannot_start_leaves_the_folder_as_it_was(settings, finished, tmp_path):
     wrong = settings | {"model": {"name": str(tmp_path / "nowhere")}}
     with pytest.raises(ModelError, match="no model folder"):
         run(wrong)
     assert not (tmp_path / "run").exists()
-    run(settings)
+    shutil.copytree(finished / "run", tmp_path / "run")
     before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
     with pytest.raises(ModelError):
         run(wrong | {"run": settings["run"] | {"if_exists": "replace"}})
@@ -95,12 +114,12 @@ def test_a_configuration_of_the_users_is_not_taken_for_a_runs(settings, tmp_path
     assert (folder / "questions.csv").read_text() == "mine"
 
 
-def test_an_interrupt_while_planning_leaves_the_folder_as_it_was(settings, tmp_path):
+def test_an_interrupt_while_planning_leaves_the_folder_as_it_was(settings, finished, tmp_path):
     nested = settings | {"run": {"dir": str(tmp_path / "a" / "b")}}
     with pytest.raises(KeyboardInterrupt), claimed_folder(load_config(nested)):
         raise KeyboardInterrupt
     assert not (tmp_path / "a").exists()
-    run(settings)
+    shutil.copytree(finished / "run", tmp_path / "run")
     before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
     other = load_config(settings, {"experiment.seed": 7, "run.if_exists": "replace"})
     with pytest.raises(KeyboardInterrupt), claimed_folder(other):
@@ -119,7 +138,7 @@ def test_a_run_whose_folder_was_taken_meanwhile_publishes_nothing(settings, tmp_
     fit = job.fit_scorers
     monkeypatch.setattr(job, "fit_scorers", taken)
     with pytest.raises(ConfigError, match="Another run took"):
-        run(settings)
+        run(load_config(settings, FEW))
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["config.yaml"]
 
 
@@ -153,21 +172,21 @@ def test_a_disk_that_cannot_be_written_is_one_sentence(settings, tmp_path, monke
     write = files.write_bytes
     monkeypatch.setattr(files, "write_bytes", failing)
     with pytest.raises(StorageError, match=rf"{os.strerror(error)} \(.* are free there\). Choose another run\.dir"):
-        run(settings)
+        run(load_config(settings, FEW))
 
 
 def test_a_plan_says_what_would_be_done_and_writes_nothing(settings, tmp_path, adapter_folder):
     tuned = settings | {"model": settings["model"] | {"tinker_lora_path": str(adapter_folder)}}
-    loaded = load_config(tuned)
+    loaded = load_config(tuned, FEW)
     before = sorted(tmp_path.rglob("*"))
     plan = make_plan(loaded)
     facts = json.loads(json.dumps(plan.facts(loaded)))
     assert sorted(tmp_path.rglob("*")) == before
     assert facts["folder_state"] == "new"
-    assert facts["questions"] == 150 == sum(facts["splits"].values())
+    assert facts["questions"] == 24 == sum(facts["splits"].values())
     assert facts["layers"] == ["block.0", "block.2"]
-    assert facts["state_bytes"] == 2 * 150 * 2 * 32 * 4
-    result = run(tuned)
+    assert facts["state_bytes"] == 2 * 24 * 2 * 32 * 4
+    result = run(loaded)
     assert result.results["model"]["parameters"] == facts["parameters"]
     assert make_plan(loaded).facts(loaded)["folder_state"] == "finished"
 
@@ -219,9 +238,9 @@ def test_little_room_is_noted(settings, monkeypatch):
     assert "without keeping the rest" in notes[1]
 
 
-def test_nothing_saved_names_a_module_of_ours(settings, tmp_path):
-    run(settings)
-    written = [path for path in tmp_path.rglob("*") if path.is_file() and path.suffix != ".jsonl"]
+def test_nothing_saved_names_a_module_of_ours(finished):
+    written = [path for path in finished.rglob("*") if path.is_file()]
+    assert {path.suffix for path in written} >= {".safetensors", ".json", ".yaml", ".csv", ".parquet"}
     assert len(written) > 5
     for path in written:
         assert not re.search(rb"\bsrc\.[a-z]", path.read_bytes()), path

@@ -14,7 +14,7 @@ from src.data.quickstart import QuickstartDataset
 from src.pipeline import run
 from src.pipeline.questions import Questions
 from src.pipeline.sharing import CHOICES, FREE, MMLU, how_asked, save_probes
-from src.probes import ConfidenceModel, MLPProbe, ModelIdentity, SavedProbe, TokenStates
+from src.probes import ConfidenceModel, ModelIdentity, SavedProbe, TokenStates
 from src.probes.sweep import PlaceResult, Sweep, new_probe
 from tests.test_pipeline import choices, config  # noqa: F401
 
@@ -77,18 +77,8 @@ def test_free_answers_choices_and_the_cloze_form(tmp_path):
     assert (chat.chat, chat.template) == (True, CHOICES)
 
 
-def test_a_probe_that_is_not_four_arrays_is_said_to_be_lost(tmp_path, caplog):
-    result = PlaceResult("last_prompt", "block.1", "mlp", 0.6, 0.7, 0.6, 0.8, None)
-    probed = SimpleNamespace(sweep=Sweep((result,), 0, 0, MLPProbe(4)))
-    some = questions(Example("What?", "x", prompt="Question: What?\nAnswer:"), with_choices=False)
-    settings = load_config({"model": {"name": "m"}, "data": {"name": "custom", "path": str(tmp_path)}})
-    save_probes(tmp_path, {"base": probed}, {}, some, settings, {"base": {}})
-    assert list(tmp_path.iterdir()) == []
-    assert "base: the probe is of the family mlp, which is not saved" in caplog.text
-
-
-@pytest.mark.parametrize("family", ["logistic", "mean_difference", "attention"])
-def test_a_runs_probe_of_every_other_family_is_saved_as_what_it_is(tmp_path, family):
+@pytest.mark.parametrize("family", ["logistic", "mean_difference", "mlp", "attention"])
+def test_a_runs_probe_of_every_family_is_saved_as_what_it_is(tmp_path, family):
     rng = np.random.default_rng(0)
     tokens = TokenStates.of(rng.standard_normal((60, 4)), np.arange(60) // 2)
     states, y = tokens.states[::2], (tokens.states[::2, 0] > 0).astype(float)

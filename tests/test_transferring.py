@@ -319,7 +319,10 @@ def of_data(data):
 def test_a_probe_of_other_data_sets_is_the_sweep_of_their_rows():
     data = data_sets()
     found = of_data(data)
-    parts = {split: [one.part(split) for one in data] for split in ("train", "val", "test")}
+    parts = {
+        split: [part_of(one.asked, getattr(one.splits, split), one.splits.groups) for one in data]
+        for split in ("train", "val", "test")
+    }
     rows = data[1].splits.test
     y = data[1].asked.correct[rows]
     train, val = (Part.joined([parts[split][0], parts[split][2]]) for split in ("train", "val"))

@@ -15,6 +15,7 @@ from src.pipeline.sharing import training_ids
 from src.probes.artifact import SavedProbe
 from src.probes.attention import AttentionWeights
 from src.probes.linear import ProbeWeights
+from src.probes.mlp import MLPWeights
 
 
 @dataclass(frozen=True)
@@ -114,8 +115,14 @@ def linear_weights(saved: SavedProbe) -> ProbeWeights:
     """The arrays of a probe that reads one state of each answer.
 
     Raises:
-        ConfigError: one that reads all tokens of an answer: another model's answers have other tokens.
+        ConfigError: a small network, or a probe that reads all tokens of an answer: another model's answers have other
+            tokens.
     """
+    if isinstance(saved.weights, MLPWeights):
+        raise ConfigError(
+            "This probe is a small network (mlp), and what brings a model's states back folds into a linear probe. "
+            "Check one of probe.family logistic or mean_difference."
+        )
     if isinstance(saved.weights, AttentionWeights):
         raise ConfigError(
             f"This probe reads {saved.origin.position}, all tokens of an answer, and another model gives others: "

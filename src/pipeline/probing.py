@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
@@ -9,12 +10,13 @@ from src.data.example import Example
 from src.data.splits import Splits
 from src.errors import ConfigError
 from src.pipeline.asked import Asked
-from src.probes.baselines import SurfaceAssessor, signal_confidence, subject_means
+from src.probes.baselines import Surface, fit_signal, fit_surface, subject_means
+from src.probes.encoded import Encoded, Items
 from src.probes.part import Part
 from src.probes.refits import half_predictions, out_of_fold_predictions, shuffled_predictions
 from src.probes.states import MIN_ROWS
 from src.probes.sweep import Family, Sweep, can_be_fitted, sweep_places, to_choose_with
-from src.probes.text_only import TextOnlyAssessor
+from src.probes.text_only import fit_text_only
 
 PROBE, OWN, TEXT, SURFACE, SUBJECT = "probe", "own_probability", "text_only", "surface", "subject_mean"
 
@@ -28,8 +30,8 @@ class Probed:
         test: scorer -> (n_test,): "own_probability", and where they could be fitted "probe", "text_only", "surface"
             (letter, length, subject), "subject_mean" and the signals of `Asked`.
         val, calibration: scorer -> (n_val,) and (n_calibration,), of the first three. Val has chosen the probe's layer
-            and C or, of few questions (`to_choose_with`), is trained on too: then these are said by probes that were
-            trained without these very questions, NaN where there is none. Calibration has chosen nothing.
+            and C or, of few questions (`to_choose_with`), is trained on too: then these are said by fits that were
+            made without these very questions, NaN where there is none. Calibration has chosen nothing.
         train_own, train_probe: (n_train,) the own probability, and what probes say that were trained without these very
             questions; empty without a probe.
         shuffled: (shuffles, n_test) of probes trained on shuffled labels; empty without a probe.
@@ -92,7 +94,9 @@ def fit_scorers(
     label: str,
     families: Sequence[Family] = ("logistic",),
 ) -> Probed:
-    """Fit probe, text-only assessor and controls for one model; all rows but those of train and val are only predicted.
+    """Fit probe, baselines and controls for one model; all rows but those of train and val are only predicted.
+
+    Every baseline is fitted to the rows of the probe: those of train, or of few questions those of train and val.
 
     Args:
         asked: what the model said.
@@ -114,9 +118,8 @@ def fit_scorers(
         return Probed(splits, test, val, calibration, np.empty(0), np.empty(0), none, none, None, missing)
     train, val = to_choose_with(first, second)
     sweep = sweep_places(asked.places, train, val, families=families, progress=f"{label}: probes")
-    text = TextOnlyAssessor().fit(
-        _texts(examples, splits.train), first.labels, _texts(examples, splits.val), second.labels
-    )
+    fitting = _Fitting.of(splits, train, val)
+    text = fitting.fitted(fit_text_only, lambda rows: _texts(examples, rows))
 
     def probe(rows: np.ndarray) -> np.ndarray:
         return sweep.predict(part_of(asked, rows, splits.groups))
@@ -126,13 +129,14 @@ def fit_scorers(
 
     test, val_said, calibration = _predicted({PROBE: probe, OWN: own, TEXT: text_only}, splits)
     place, family = sweep.place, sweep.chosen.family
-    if sweep.out_of_fold is not None:
+    if sweep.out_of_fold is not None and text.out_of_fold is not None:
         train_probe, val_said[PROBE] = sweep.out_of_fold[: len(first)], sweep.out_of_fold[len(first) :]
+        val_said[TEXT] = text.out_of_fold[len(first) :]
     else:
         train_probe = out_of_fold_predictions(first, second, place, seed=seed, family=family)
     return Probed(
         splits=splits,
-        test=test | _baselines(asked, examples, splits, first.labels, second.labels),
+        test=test | _baselines(asked, examples, splits.test, fitting),
         val=val_said,
         calibration=calibration,
         train_own=own(splits.train),
@@ -159,12 +163,39 @@ def _predicted(
     ]
 
 
-def _baselines(
-    asked: Asked, examples: tuple[Example, ...], splits: Splits, y: np.ndarray, y_val: np.ndarray
-) -> dict[str, np.ndarray]:
-    """Each turned into P(correct) on train and val, so that calibration compares information and not scales."""
+@dataclass(frozen=True)
+class _Fitting:
+    """Which questions a baseline is fitted to: those of the probe.
 
-    def surface(rows: np.ndarray) -> list[tuple[str, int, str]]:
+    Attributes:
+        rows, rows_val: among all questions; val None: C is chosen in the probe's folds.
+        train, val: their labels, and the numbers of the questions.
+    """
+
+    rows: np.ndarray
+    rows_val: np.ndarray | None
+    train: Part
+    val: Part | None
+
+    @classmethod
+    def of(cls, splits: Splits, train: Part, val: Part | None) -> "_Fitting":
+        if val is None:
+            return cls(np.concatenate([splits.train, splits.val]), None, train, None)
+        return cls(splits.train, splits.val, train, val)
+
+    def fitted(self, fit: Callable[..., Encoded], items: Callable[[np.ndarray], Items]) -> Encoded:
+        """`fit` on the items of these rows."""
+        if self.val is None or self.rows_val is None:
+            return fit(items(self.rows), self.train.labels, groups=self.train.questions)
+        return fit(items(self.rows), self.train.labels, items(self.rows_val), self.val.labels)
+
+
+def _baselines(
+    asked: Asked, examples: tuple[Example, ...], test: np.ndarray, fitting: _Fitting
+) -> dict[str, np.ndarray]:
+    """Each turned into P(correct) on the rows of the probe, so that calibration compares information and not scales."""
+
+    def surface(rows: np.ndarray) -> list[Surface]:
         with_letter = "margin" in asked.signals
         return [(asked.answers[r] if with_letter else "", len(examples[r].prompt), examples[r].subject) for r in rows]
 
@@ -172,14 +203,13 @@ def _baselines(
         return [examples[row].subject for row in rows]
 
     found = {
-        name: signal_confidence(signal[splits.train], y, signal[splits.val], y_val, signal[splits.test])
+        name: fitting.fitted(fit_signal, partial(np.take, signal)).predict(signal[test])
         for name, signal in asked.signals.items()
-        if not np.isnan(signal[splits.train]).all()
+        if not np.isnan(signal[fitting.rows]).all()
     }
-    assessor = SurfaceAssessor().fit(surface(splits.train), y, surface(splits.val), y_val)
-    found[SURFACE] = assessor.predict(surface(splits.test))
+    found[SURFACE] = fitting.fitted(fit_surface, surface).predict(surface(test))
     if len({example.subject for example in examples}) > 1:
-        found[SUBJECT] = subject_means(subjects(splits.train), y, subjects(splits.test))
+        found[SUBJECT] = subject_means(subjects(fitting.rows), fitting.train.labels, subjects(test))
     return found
 
 

@@ -1,6 +1,5 @@
 """Stage 7: the chosen probe of each model, saved so that it can be shared and used (`src.probes.artifact`)."""
 
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,13 +15,7 @@ from src.pipeline.asking import each_variant
 from src.pipeline.folder import PROBES
 from src.pipeline.probing import PROBE, Probed
 from src.pipeline.questions import CHAT, Questions
-from src.probes.artifact import SavedProbe
-from src.probes.attention import AttentionProbe
-from src.probes.linear import LinearProbe
-from src.probes.mean_difference import MeanDifferenceProbe
 from src.probes.origin import Asking, ModelIdentity, Origin
-
-log = logging.getLogger(__name__)
 
 FREE = "Question: {{ question | trim }}\nAnswer:"
 CHOICES = "{{ question | trim }}\n{% for letter, text in choices %}{{ letter }}. {{ text }}\n{% endfor %}Answer:"
@@ -44,7 +37,7 @@ def save_probes(
     folder: Path, probed: Mapping[str, Probed], models: Mapping[str, ModelIdentity], questions: Questions,
     config: Config, variants: Mapping[str, Any],
 ) -> None:  # fmt: skip
-    """Write probes/VARIANT for every model that has a probe; of a small network (mlp) a warning says that it is lost.
+    """Write probes/VARIANT for every model that has a probe.
 
     Args:
         folder: of the run.
@@ -61,10 +54,7 @@ def save_probes(
     for name, one in probed.items():
         if one.sweep is None:
             continue
-        chosen, said, probe = one.sweep.chosen, variants[name], one.sweep.probe
-        if chosen.family == "mlp" or not isinstance(probe, LinearProbe | MeanDifferenceProbe | AttentionProbe):
-            log.warning("%s: the probe is of the family mlp, which is not saved.", name)
-            continue
+        chosen, said = one.sweep.chosen, variants[name]
         origin = Origin(
             model=models[name],
             layer=chosen.layer,
@@ -77,7 +67,7 @@ def save_probes(
             metrics=metrics_of(said["scores"][PROBE]["all"]),
         )
         promises = tuple(_promise(promise) for promise in said["selective"][PROBE])
-        SavedProbe(probe.weights_, origin, promises=promises).save_pretrained(folder / PROBES / name)
+        replace(one.sweep.probe.frozen(origin), promises=promises).save_pretrained(folder / PROBES / name)
 
 
 def training_ids(questions: Questions, splits: Splits) -> str:

@@ -39,10 +39,6 @@ class DataSet:
     splits: Splits
     asked: Asked
 
-    def part(self, split: str) -> Part:
-        """The rows of one split."""
-        return part_of(self.asked, getattr(self.splits, split), self.splits.groups)
-
 
 def judge_elsewhere(
     judge: Judge, data: Sequence[DataSet], probed: Probed, config: Config, *, label: str
@@ -113,7 +109,7 @@ def on_other_data(judge: Judge, data: Sequence[DataSet], *, families: Sequence[F
         families: of the probes.
         label: of the model, shown while it works.
     """
-    train, val, test = (_joined([one.part(split) for one in data]) for split in _SPLITS)
+    train, val, test = _sides(data)
     elsewhere = try_elsewhere(
         data[0].asked.places, train, val, test, groups=len(data), families=families, progress=f"{label}: other data"
     )
@@ -139,9 +135,16 @@ def on_other_data(judge: Judge, data: Sequence[DataSet], *, families: Sequence[F
     return _results("data", about, missing, (train, val, test), elsewhere, tested)
 
 
-def _joined(parts: Sequence[Part]) -> Grouped:
-    sizes = [part.labels.size for part in parts]
-    return Grouped(Part.joined(parts), np.repeat(np.arange(len(parts)), sizes))
+def _sides(data: Sequence[DataSet]) -> list[Grouped]:
+    """The rows of train, val and test in all data sets, as rows of the same states."""
+    every = [Part(one.asked.hidden, one.asked.correct, one.splits.groups, tokens=one.asked.tokens) for one in data]
+    whole, starts = Part.joined(every), np.cumsum([0, *map(len, every)])
+    sides = []
+    for split in _SPLITS:
+        rows = [start + getattr(one.splits, split) for start, one in zip(starts, data, strict=False)]
+        sizes = [some.size for some in rows]
+        sides.append(Grouped(whole.only(np.concatenate(rows)), np.repeat(np.arange(len(data)), sizes)))
+    return sides
 
 
 def _results(

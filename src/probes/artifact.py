@@ -1,7 +1,8 @@
 """A probe that outlives its process: a few arrays, where they come from, and how its confidences are recalibrated.
 
 A saved probe is a folder of three files:
-- `probe.safetensors`: weight, bias, mean and scale, and of attention the query; float64;
+- `probe.safetensors`: weight, bias, mean and scale, and of attention the query; of a small network into, offset and out
+  in place of weight; float64;
 - `probe.json`: format, what `Origin` says, recalibration, promises, the arrays' SHA-256, the library's version;
 - `README.md`: the same for people (a model card of the Hugging Face hub).
 
@@ -9,6 +10,7 @@ Nothing in it names a module of this library, and nothing in it is run. It is re
 """
 
 import hashlib
+import math
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -34,8 +36,10 @@ from src.probes.header import (
     recalibration_of,
 )
 from src.probes.linear import LinearProbe, ProbeWeights
+from src.probes.mlp import HIDDEN, MLPProbe, MLPWeights
 from src.probes.origin import ModelIdentity, Origin
 
+Weights = ProbeWeights | AttentionWeights | MLPWeights
 ARRAYS, HEADER, CARD = "probe.safetensors", "probe.json", "README.md"
 
 
@@ -44,14 +48,15 @@ class SavedProbe:
     """A frozen probe and what is known of it.
 
     Attributes:
-        weights: the four arrays of a linear probe, or the five of one with attention, which reads `TokenStates`.
+        weights: the four arrays of a linear probe, the five of one with attention, which reads `TokenStates`, or the
+            six of a small network.
         origin: model, layer, position, how it was asked.
         recalibration: of its confidences; None: they are as they were fitted.
         promises: thresholds with a guarantee, from calibration rows, on the confidences before recalibration (which
             may make neighbours equal, so that a threshold would let more through).
     """
 
-    weights: ProbeWeights | AttentionWeights
+    weights: Weights
     origin: Origin
     recalibration: Recalibration | None = None
     promises: tuple[Promise, ...] = ()
@@ -59,18 +64,15 @@ class SavedProbe:
     @property
     def input_dim(self) -> int:
         """The width d of the states."""
-        return int(self.weights.weight.size)
+        return int(self.weights.mean.size)
 
     @property
-    def fitted(self) -> LinearProbe | AttentionProbe:
+    def fitted(self) -> LinearProbe | AttentionProbe | MLPProbe:
         """The same probe as one that was fitted here, before recalibration."""
-        if isinstance(self.weights, AttentionWeights):
-            attention = AttentionProbe(self.input_dim)
-            attention.weights_, attention.fitted = self.weights, True
-            return attention
-        linear = LinearProbe(self.input_dim)
-        linear.weights_, linear.fitted = self.weights, True
-        return linear
+        kinds = {AttentionWeights: AttentionProbe, MLPWeights: MLPProbe}
+        probe = kinds.get(type(self.weights), LinearProbe)(self.input_dim)
+        probe.weights_, probe.fitted = self.weights, True
+        return probe
 
     def decision_function(self, X: Any) -> np.ndarray:
         """(n, d) or (n, 1, d) states -> (n,) float64 log-odds, before recalibration. Raises ScoringError."""
@@ -212,7 +214,7 @@ def _header(probe: SavedProbe, arrays: bytes) -> Header:
     )
 
 
-def _as_bytes(weights: ProbeWeights | AttentionWeights) -> bytes:
+def _as_bytes(weights: Weights) -> bytes:
     from safetensors.numpy import save
 
     arrays = {name: np.atleast_1d(array) for name, array in vars(weights).items()}
@@ -222,27 +224,38 @@ def _as_bytes(weights: ProbeWeights | AttentionWeights) -> bytes:
     return save({name: np.ascontiguousarray(array, dtype="<f8") for name, array in arrays.items()})
 
 
-def _read_arrays(path: Path, header: Header) -> ProbeWeights | AttentionWeights:
+def _read_arrays(path: Path, header: Header) -> Weights:
     from safetensors import SafetensorError, deserialize
 
-    kind, width = (AttentionWeights if header.origin.family == "attention" else ProbeWeights), header.input_dim
-    shapes = {field.name: 1 if field.name == "bias" else width for field in fields(kind)}
-    data = bounded(path, 8 * sum(shapes.values()) + 4096)
+    kind, shapes = _form(header)
+    data = bounded(path, 8 * sum(map(math.prod, shapes.values())) + 4096)
     if hashlib.sha256(data).hexdigest() != header.sha256:
         raise IntegrityError(f"{path} is torn, or not the file that {HEADER} belongs to. Save or download it again.")
     try:
         found: dict[str, Any] = dict(deserialize(data))
     except SafetensorError as error:
         raise broken(path, str(error)) from error
-    described = {name: (entry["dtype"], list(entry["shape"])) for name, entry in found.items()}
-    if described != {name: ("F64", [size]) for name, size in shapes.items()}:
+    described = {name: (entry["dtype"], tuple(entry["shape"])) for name, entry in found.items()}
+    if described != {name: ("F64", shape) for name, shape in shapes.items()}:
         names = " and ".join((", ".join(list(shapes)[:-1]), list(shapes)[-1]))
-        raise broken(path, f"{names} of {width} numbers in F64 are needed, not {described!r:.200}")
-    arrays = {name: np.frombuffer(bytes(entry["data"]), dtype="<f8") for name, entry in found.items()}
+        raise broken(path, f"{names} of {header.input_dim} numbers in F64 are needed, not {described!r:.200}")
+    arrays = {
+        name: np.frombuffer(bytes(entry["data"]), dtype="<f8").reshape(shapes[name]) for name, entry in found.items()
+    }
     for name, array in arrays.items():
         if not np.isfinite(array).all() or (name == "scale" and (array <= 0).any()):
             raise broken(path, f"{name} holds NaN, infinity, or a scale that is not above 0")
     return kind(**arrays | {"bias": float(arrays["bias"][0])})
+
+
+def _form(header: Header) -> tuple[type[Weights], dict[str, tuple[int, ...]]]:
+    """What the arrays of its family are, and their shapes."""
+    width, family = header.input_dim, header.origin.family
+    if family == "mlp":
+        units = {"into": (width, HIDDEN), "offset": (HIDDEN,), "out": (HIDDEN,)}
+        return MLPWeights, units | {"bias": (1,), "mean": (width,), "scale": (width,)}
+    kind = AttentionWeights if family == "attention" else ProbeWeights
+    return kind, {field.name: (1,) if field.name == "bias" else (width,) for field in fields(kind)}
 
 
 def _refuse_strangers(folder: Path) -> None:

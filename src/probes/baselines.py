@@ -1,73 +1,69 @@
 """What a probe of hidden states must beat: confidences from the answer itself, and from what can be seen without it."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from scipy import sparse
 
-from src.probes.solver import Fit, fit_path, probability
+from src.probes.encoded import Encode, Encoded, Items, fit_encoded
 
-_GRID = tuple(float(10 ** (k / 2)) for k in range(-6, 7))
 # A subject's accuracy is drawn to the accuracy of all as if it had so many more questions.
 _PRIOR_QUESTIONS = 5.0
 
 
-def signal_confidence(
-    train: np.ndarray, y: np.ndarray, val: np.ndarray, y_val: np.ndarray, rows: np.ndarray
-) -> np.ndarray:
-    """(n,) P(correct) from one number per answer, such as its entropy: logistic regression on the training rows.
+def fit_signal(
+    numbers: np.ndarray, y: np.ndarray, numbers_val: np.ndarray | None = None, y_val: np.ndarray | None = None, *,
+    groups: Any = None,
+) -> Encoded:  # fmt: skip
+    """Logistic regression on one number per answer, such as its entropy; arguments as of `fit_encoded`.
 
     The ranking stays (or is turned round as a whole), so the AUROC is the number's own; its scale becomes a share.
     Numbers are standardised; infinite ones count as the largest finite one, and NaN (there is none) as the mean.
     """
-    finite = train[np.isfinite(train)]
+    return fit_encoded(_standardised, numbers, y, numbers_val, y_val, groups=groups)
+
+
+def _standardised(numbers: Items) -> Encode:
+    every = np.asarray(numbers, dtype=np.float64)
+    finite = every[np.isfinite(every)]
     low, high = (finite.min(), finite.max()) if finite.size else (0.0, 0.0)
-    there = np.clip(train[~np.isnan(train)], low, high)
+    there = np.clip(every[~np.isnan(every)], low, high)
     mean, scale = (float(there.mean()), float(there.std()) or 1.0) if there.size else (0.0, 1.0)
-
-    def feature(values: np.ndarray) -> np.ndarray:
-        return np.nan_to_num((np.clip(values, low, high) - mean) / scale, nan=0.0)[:, None]
-
-    fit = fit_path(feature(train), y, feature(val), y_val, grid=_GRID)
-    return probability(feature(rows) @ fit.weight + fit.bias)
+    return lambda values: np.nan_to_num((np.clip(values, low, high) - mean) / scale, nan=0.0)[:, None]
 
 
-class SurfaceAssessor:
+Surface = tuple[str, int, str]  # letter or "", length of the prompt in tokens or characters, subject
+
+
+def fit_surface(
+    rows: Sequence[Surface], y: np.ndarray, rows_val: Sequence[Surface] | None = None, y_val: np.ndarray | None = None,
+    *, groups: Any = None,
+) -> Encoded:  # fmt: skip
     """Logistic regression on what anybody can see: the answer's letter, the prompt's length and the subject.
 
-    A probe may read which letter was chosen, or how long the question is, rather than whether the answer is right.
+    A probe may read which letter was chosen, or how long the question is, rather than whether the answer is right. A
+    letter or subject that was not in training says nothing. Arguments as of `fit_encoded`.
     """
+    return fit_encoded(_seen, rows, y, rows_val, y_val, groups=groups)
 
-    fit_: Fit
 
-    def __init__(self) -> None:
-        self._columns: dict[tuple[str, str], int] = {}
-        self._mean = self._scale = 0.0
+def _seen(rows: Items) -> Encode:
+    names = {("letter", letter) for letter, _, _ in rows} | {("subject", subject) for _, _, subject in rows}
+    columns = {name: place for place, name in enumerate(sorted(names), 1)}
+    lengths = np.log([1 + length for _, length, _ in rows])
+    mean, scale = float(lengths.mean()), float(lengths.std()) or 1.0
 
-    def fit(
-        self, rows: Sequence[tuple[str, int, str]], y: np.ndarray, rows_val: Sequence[tuple[str, int, str]],
-        y_val: np.ndarray,
-    ) -> "SurfaceAssessor":  # fmt: skip
-        """Rows are (letter or "", prompt length in tokens or characters, subject); labels 0 or 1. Returns itself."""
-        names = {("letter", letter) for letter, _, _ in rows} | {("subject", subject) for _, _, subject in rows}
-        self._columns = {name: place for place, name in enumerate(sorted(names))}
-        lengths = np.log([1 + length for _, length, _ in rows])
-        self._mean, self._scale = float(lengths.mean()), float(lengths.std()) or 1.0
-        self.fit_ = fit_path(self._features(rows), y, self._features(rows_val), y_val, grid=_GRID)
-        return self
-
-    def predict(self, rows: Sequence[tuple[str, int, str]]) -> np.ndarray:
-        """(n,) float64 P(correct). A letter or subject that was not in training says nothing."""
-        return probability(self._features(rows) @ self.fit_.weight + self.fit_.bias)
-
-    def _features(self, rows: Sequence[tuple[str, int, str]]) -> sparse.csr_array:
-        features = sparse.lil_array((len(rows), len(self._columns) + 1))
-        for place, (letter, length, subject) in enumerate(rows):
-            features[place, 0] = (np.log(1 + length) - self._mean) / self._scale
+    def encode(some: Items) -> sparse.csr_array:
+        features = sparse.lil_array((len(some), len(columns) + 1))
+        for place, (letter, length, subject) in enumerate(some):
+            features[place, 0] = (np.log(1 + length) - mean) / scale
             for name in (("letter", letter), ("subject", subject)):
-                if name in self._columns:
-                    features[place, 1 + self._columns[name]] = 1.0
+                if name in columns:
+                    features[place, columns[name]] = 1.0
         return features.tocsr()
+
+    return encode
 
 
 def subject_means(subjects: Sequence[str], y: np.ndarray, asked: Sequence[str]) -> np.ndarray:

@@ -15,6 +15,7 @@ answer.text, answer.confidence
 _FAMILIES = {
     "logistic": "An L2 logistic regression",
     "mean_difference": "The difference of the class means",
+    "mlp": "A small network with one hidden layer, of 64 units,",
     "attention": "An L2 logistic regression, attending to the tokens that fit a learnt query,",
 }
 _LIMITS = """\

@@ -36,17 +36,19 @@ class _Rules:
 def fit_layers(
     states: Any, y: Any, states_val: Any, y_val: Any, *, device: Any, names: Sequence[str] | None = None,
     grid: tuple[float, ...] = HALF_DECADES, sample_weight: Any = None, tolerance: float = 1e-6,
-    patience: int | None = PATIENCE, max_iter: int = 1000, together: int | None = None
+    patience: int | None = PATIENCE, max_iter: int = 1000, together: int | None = None, rows: Any = None,
+    rows_val: Any = None
 ) -> list[LayerFit]:  # fmt: skip
     """What `LinearProbe.fit` finds at each place: C the same, validation loss within 1e-6, P within 1e-4.
 
     Args:
         states, states_val: (n, places, d) raw states of the rows to fit to, and of those to choose C with.
-        y, y_val: targets within [0, 1].
+        y, y_val: targets within [0, 1], of the rows that count.
         device: of torch.
         names: (places,) what messages call the places; None: place 0, place 1, ...
         grid, sample_weight, tolerance, patience, max_iter: as for `fit_path`.
         together: places at a time; None: as many as the GPU's free memory holds, and all of them on a CPU.
+        rows, rows_val: (n,) which rows of the states count, of which a copy is made a place at a time; None: all.
 
     Raises:
         ScoringError: as for `LinearProbe.fit`, with the place's name; an empty grid.
@@ -54,15 +56,16 @@ def fit_layers(
     if not grid:
         raise ScoringError("The grid of C is empty.")
     names = [f"place {i}" for i in range(states.shape[1])] if names is None else names
-    step = together or _room(torch.device(device), states, len(states_val))
+    step = together or _room(torch.device(device), states, len(y), len(y_val))
     rules = _Rules(grid, patience, tolerance, max_iter)
     fits: list[LayerFit] = []
     for start in range(0, len(names), step):
         layers = []
         for i in range(start, min(start + step, len(names))):
             try:
-                train = Sample.of(states[:, i], y, sample_weight, "X", states.shape[2])
-                val = Sample.of(states_val[:, i], y_val, None, "X_val", states.shape[2])
+                X, X_val = _place(states, rows, i), _place(states_val, rows_val, i)
+                train = Sample.of(X, y, sample_weight, "X", states.shape[2])
+                val = Sample.of(X_val, y_val, None, "X_val", states.shape[2])
                 layers.append(Layer.on(torch.device(device), train, val))
             except ScoringError as error:
                 raise ScoringError(f"{names[i]}: {error}") from error
@@ -70,9 +73,13 @@ def fit_layers(
     return fits
 
 
-def _room(device: torch.device, states: Any, rows_to_choose_with: int) -> int:
+def _place(states: Any, rows: Any, i: int) -> Any:
+    return states[:, i] if rows is None else states[rows, i]
+
+
+def _room(device: torch.device, states: Any, n: int, rows_to_choose_with: int) -> int:
     """How many places the free memory holds, a fifth of it to spare."""
-    n, places, d = states.shape
+    _, places, d = states.shape
     if device.type != "cuda":
         return places
     numbers = (n + rows_to_choose_with + 8 * MEMORY) * d + 32 * n  # rows; steps, changes and what is made of them

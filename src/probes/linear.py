@@ -11,7 +11,7 @@ from src.evaluation.recalibration import Method, Recalibration, fit_recalibratio
 from src.probes.folds import cross_validated
 from src.probes.probe import Probe
 from src.probes.scaling import Scaling
-from src.probes.solver import HALF_DECADES, Path, fit_at, fit_path, probability
+from src.probes.solver import HALF_DECADES, Fit, Path, fit_at, fit_path, probability
 from src.probes.states import Sample, States
 
 if TYPE_CHECKING:
@@ -70,6 +70,18 @@ class LinearProbe(Probe):
         super().__init__(input_dim)
         self.tolerance = tolerance
 
+    @classmethod
+    def of(cls, fit: Fit, scaling: Scaling, X: Any, y: Any) -> "LinearProbe":
+        """The probe of a fit that was made elsewhere, on standardised features, to rows X (n, d) and labels y (n,).
+
+        Raises:
+            ScoringError: it ranks these rows the wrong way round.
+        """
+        probe = cls(fit.weight.size)
+        probe._take(fit, scaling, fit.val_nll)
+        probe.out_of_fold_, probe.fitted = None, True
+        return probe._checked(Sample.of(probe._read(X, "X"), y, None, "X", probe.input_dim))
+
     def _fit(self, train: Sample, val: Sample | None, groups: Any) -> np.ndarray | None:
         out_of_fold = None
         if val is None:
@@ -83,10 +95,13 @@ class LinearProbe(Probe):
                 tolerance=self.tolerance,
             )  # fmt: skip
             loss = fit.val_nll
+        self._take(fit, scaling, loss)
+        return out_of_fold
+
+    def _take(self, fit: Fit, scaling: Scaling, loss: float) -> None:
         self.weights_ = ProbeWeights(fit.weight, fit.bias, scaling.mean, scaling.scale)
         self.C_, self.val_nll_, self.converged_ = fit.C, loss, fit.converged
         self.recalibration_ = None
-        return out_of_fold
 
     def predict(self, X: Any) -> np.ndarray:
         """(n,) float64 P(correct)."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -12,7 +12,12 @@ from src.probes.scaling import Scaling
 from src.probes.solver import mean_nll
 from src.probes.states import Sample, States
 
-_HIDDEN, _BATCH, _RATE, _DECAY = 64, 256, 1e-3, 0.1
+if TYPE_CHECKING:
+    from src.probes.artifact import SavedProbe
+    from src.probes.origin import Origin
+
+HIDDEN = 64
+_BATCH, _RATE, _DECAY = 256, 1e-3, 0.1
 _MOST_EPOCHS, _PATIENCE = 100, 8
 
 
@@ -47,7 +52,7 @@ class MLPWeights:
 class MLPProbe(Probe):
     """Predicts P(correct) with one hidden layer of 64 units (AdamW, seeded).
 
-    How long it trains is chosen by the loss on validation rows, or over folds. It is not four arrays, and is not saved.
+    How long it trains is chosen by the loss on validation rows, or over folds.
 
     Args:
         input_dim: the width d of the states.
@@ -90,6 +95,12 @@ class MLPProbe(Probe):
                 return said
         return said
 
+    def frozen(self, origin: "Origin") -> "SavedProbe":
+        """The fitted probe with where it comes from, as `LinearProbe.frozen`."""
+        from src.probes.artifact import SavedProbe
+
+        return SavedProbe(self.weights_, origin)
+
     def _logits(self, states: States) -> np.ndarray:
         return self.weights_.logit_of(states)
 
@@ -107,9 +118,9 @@ def _trained(sample: Sample, seed: int) -> Iterator[MLPWeights]:
     y, weight = (torch.from_numpy(a).float() for a in (sample.y, sample.weight / sample.weight.mean()))
     rng = torch.Generator().manual_seed(seed)
     d = X.shape[1]
-    into = (torch.randn(d, _HIDDEN, generator=rng) * (2 / d) ** 0.5).requires_grad_()
+    into = (torch.randn(d, HIDDEN, generator=rng) * (2 / d) ** 0.5).requires_grad_()
     # It begins by saying the share of right answers of all rows: nothing that it says is chance of the first weights.
-    out, offset = (torch.zeros(_HIDDEN, requires_grad=True) for _ in range(2))
+    out, offset = (torch.zeros(HIDDEN, requires_grad=True) for _ in range(2))
     bias = torch.logit((weight * y).mean()).requires_grad_()
     optimizer = torch.optim.AdamW([into, out, offset, bias], lr=_RATE, weight_decay=_DECAY)
     varies = ~scaling.constant[:, None]

@@ -132,6 +132,6 @@ class Origin:
     training_ids: Hash | None = None
     C: Annotated[FiniteFloat, Field(gt=0)] | None = None
     metrics: dict[Name, FiniteFloat | None] = field(default_factory=dict)
-    family: Literal["logistic", "mean_difference", "attention"] = "logistic"
+    family: Literal["logistic", "mean_difference", "mlp", "attention"] = "logistic"
 
     __pydantic_config__ = _CLOSED

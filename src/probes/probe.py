@@ -1,7 +1,7 @@
 """What every probe of this library can do once its family can fit: checks, probabilities, score."""
 
 from abc import ABC, abstractmethod
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
@@ -9,6 +9,10 @@ from src.errors import ScoringError
 from src.evaluation.ranking import Ranked
 from src.probes.solver import one_thread, probability
 from src.probes.states import Sample, States
+
+if TYPE_CHECKING:
+    from src.probes.artifact import SavedProbe
+    from src.probes.origin import Origin
 
 
 class Probe(ABC):
@@ -62,6 +66,10 @@ class Probe(ABC):
         out_of_fold = self._fit(train, val, groups)
         self.out_of_fold_ = None if out_of_fold is None else probability(out_of_fold)
         self.fitted = True
+        return self._checked(train)
+
+    def _checked(self, train: Sample) -> Self:
+        """Itself. Raises ScoringError where it ranks these rows, which it was fitted to, the wrong way round."""
         _check_right_way_up(self._logits(train.states)[train.rows], train)
         return self
 
@@ -90,6 +98,10 @@ class Probe(ABC):
     def _read(self, X: Any, name: str) -> States:
         """The states as they are given, checked."""
         return States(X, name, self.input_dim)
+
+    @abstractmethod
+    def frozen(self, origin: "Origin") -> "SavedProbe":
+        """The fitted probe with where it comes from: to save, to share and to use. See `src.probes.artifact`."""
 
     @abstractmethod
     def _fit(self, train: Sample, val: Sample | None, groups: Any) -> np.ndarray | None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from tqdm.auto import tqdm
@@ -18,6 +18,9 @@ from src.probes.mlp import MLPProbe
 from src.probes.part import Part
 from src.probes.probe import Probe
 from src.probes.states import MIN_ROWS
+
+if TYPE_CHECKING:
+    from src.probes.layers import LayerFit
 
 Family = Literal["logistic", "mean_difference", "mlp", "attention"]
 CROSS_VALIDATED_BELOW = 2000  # questions: measured in CLAUDE.md
@@ -129,6 +132,8 @@ def sweep_places(
 ) -> Sweep:
     """Fit a probe of every family at every place and keep the one with the lowest loss. Test rows play no part.
 
+    With validation rows and a GPU, the logistic probes of all layers are fitted at once there: see `fit_layers`.
+
     Args:
         places: what the states of the parts are of.
         train: rows to fit to.
@@ -143,11 +148,15 @@ def sweep_places(
     candidates: list[tuple[int, Family]] = [
         (index, family) for index, place in enumerate(places) for family in families_at(place, families)
     ]
+    on_gpu = _fitted_on_gpu(places, train, val) if "logistic" in families else []
     probes, said, results = [], [], []
     held_out = train if val is None else val
     for index, family in tqdm(candidates, desc=progress, unit="probe", disable=None, leave=False):
         try:
-            probe = fitted(family, train, val, index)
+            if family == "logistic" and on_gpu:
+                probe = LinearProbe.of(on_gpu[index].fit, on_gpu[index].scaling, train.at(index), train.labels)
+            else:
+                probe = fitted(family, train, val, index)
         except ScoringError as error:
             raise ScoringError(f"{places[index].layer} at {places[index].position}, {family}: {error}") from error
         probes.append(probe)
@@ -156,6 +165,27 @@ def sweep_places(
     best = int(np.argmin([result.val_nll for result in results]))
     out_of_fold = _out_of_fold(np.array(said), train) if val is None else None
     return Sweep(tuple(results), best, candidates[best][0], probes[best], out_of_fold)
+
+
+def _fitted_on_gpu(places: Sequence[Place], train: Part, val: Part | None) -> "list[LayerFit]":
+    """The regressions of all places that are read once, at once where there is a GPU; without one, or `val`, none."""
+    device = _gpu()
+    if device is None or val is None:
+        return []
+    from src.probes.layers import fit_layers
+
+    names = [f"{place.layer} at {place.position}, logistic" for place in places[: train.states.shape[1]]]
+    return fit_layers(
+        train.states, train.labels, val.states, val.labels, device=device, names=names, rows=train.rows,
+        rows_val=val.rows,
+    )  # fmt: skip
+
+
+def _gpu() -> str | None:
+    """What torch calls the GPU that is there."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else None
 
 
 def _result(place: Place, family: Family, probe: Probe, said: np.ndarray, held_out: Part) -> PlaceResult:

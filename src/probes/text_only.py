@@ -4,34 +4,25 @@ A probe that does no better has read the question's difficulty, not the model's 
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
-from sklearn.feature_extraction.text import TfidfVectorizer
 
-from src.probes.solver import Fit, fit_path, probability
+from src.probes.encoded import Encode, Encoded, Items, fit_encoded
 
-# Weaker penalties than a probe of hidden states needs: rows of a TF-IDF matrix have length 1.
 _WORD = r"(?u)\b\w+\b"  # one-character words count: in arithmetic they are the numbers
-_GRID = tuple(float(10 ** (k / 2)) for k in range(-6, 7))
 
 
-class TextOnlyAssessor:
-    """TF-IDF of words and word pairs, and a logistic regression whose C is chosen on validation."""
+def fit_text_only(
+    texts: Sequence[str], y: np.ndarray, texts_val: Sequence[str] | None = None, y_val: np.ndarray | None = None, *,
+    groups: Any = None,
+) -> Encoded:  # fmt: skip
+    """TF-IDF of words and word pairs, and a logistic regression; arguments as of `fit_encoded`."""
+    return fit_encoded(_words, texts, y, texts_val, y_val, groups=groups)
 
-    fit_: Fit
 
-    def __init__(self) -> None:
-        self.vectorizer = TfidfVectorizer(ngram_range=(1, 2), token_pattern=_WORD, sublinear_tf=True,
-                                          max_features=50_000)  # fmt: skip
+def _words(texts: Items) -> Encode:
+    from sklearn.feature_extraction.text import TfidfVectorizer
 
-    def fit(
-        self, texts: Sequence[str], y: np.ndarray, texts_val: Sequence[str], y_val: np.ndarray
-    ) -> "TextOnlyAssessor":
-        """Fit on training texts; labels as in `LinearProbe.fit`. Returns itself."""
-        X = self.vectorizer.fit_transform(texts)
-        self.fit_ = fit_path(X, y, self.vectorizer.transform(texts_val), y_val, grid=_GRID)
-        return self
-
-    def predict(self, texts: Sequence[str]) -> np.ndarray:
-        """(n,) float64 P(correct)."""
-        return probability(self.vectorizer.transform(texts) @ self.fit_.weight + self.fit_.bias)
+    vectorizer = TfidfVectorizer(ngram_range=(1, 2), token_pattern=_WORD, sublinear_tf=True, max_features=50_000)
+    return vectorizer.fit(texts).transform
