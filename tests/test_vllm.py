@@ -1,6 +1,7 @@
 """vLLM behind `answer_freely`: what is asked of it, and, where it is installed, that it says what transformers says."""
 
 import importlib.util
+import json
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
@@ -8,12 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from pandas import read_parquet
 
+from src.config import load_config
 from src.errors import ConfigError, MissingExtraError
 from src.models import ModelLoader
 from src.models.decoding import Sampling, generate
 from src.models.generation import answer_freely, answer_with
 from src.models.vllm_engine import check_vllm, start_vllm
+from src.pipeline import make_plan, run
 from tests.conftest import lora_tensors, random_llama, write_adapter
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # vLLM's own
@@ -131,3 +135,48 @@ def test_sampled_answers_depend_on_seed_and_prompt_only(wide, tokenizer):
     )
     assert one.texts == again.texts[::-1]
     assert one.texts != other.texts
+
+
+def settings(tmp_path, model, **run_settings):
+    rows = [{"question": f"What is {n} and {n + 1}?", "answer": str(n % 7)} for n in range(40)]
+    path = tmp_path / "questions.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return {
+        "model": {"name": str(model)},
+        "data": {"name": "custom", "path": str(path), "max_new_tokens": 8},
+        "extraction": {"layers": [1]},
+        "evaluation": {"bootstrap": 100},
+        "run": {"dir": str(tmp_path / "run")} | run_settings,
+    }
+
+
+def test_a_run_that_vllm_cannot_serve_is_refused_before_it_starts(tmp_path, model_folder, monkeypatch):
+    asked = settings(tmp_path, model_folder, generator="vllm")
+    there = importlib.util.find_spec
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "vllm" else there(name))
+    with pytest.raises(ConfigError, match=r"run\.generator is vllm, which is not installed"):
+        make_plan(load_config(asked))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: there("json" if name == "vllm" else name))
+    make_plan(load_config(asked))
+    with pytest.raises(ConfigError, match="other weights than the 8bit ones"):
+        make_plan(load_config(asked, {"model.quantization": "8bit"}))
+    (tmp_path / "questions.jsonl").write_text(
+        "".join(
+            json.dumps({"question": f"Which, {n}?", "answer": "a", "choices": ["a", "b"]}) + "\n" for n in range(40)
+        )
+    )
+    with pytest.raises(ConfigError, match="nothing here is answered in words"):
+        make_plan(load_config(asked))
+
+
+@pytest.mark.slow
+def test_a_run_with_vllm_is_the_run_without(wide, tmp_path):
+    _, vllm = wide
+    folder = vllm.engine.llm_engine.model_config.model
+    found = []
+    for generator in ("transformers", "vllm"):
+        there = tmp_path / generator
+        there.mkdir()
+        run(settings(there, folder, generator=generator))
+        found.append(read_parquet(there / "run" / "answers.parquet")[["id", "response", "correct", "split"]])
+    assert found[0].equals(found[1])

@@ -27,6 +27,7 @@ from src.pipeline.folder import (
     write_report,
     writing,
 )
+from src.pipeline.generators import answer_as_configured
 from src.pipeline.judging import Judge
 from src.pipeline.naming import BASE
 from src.pipeline.outside import verified_states
@@ -125,6 +126,7 @@ def run(config: str | Path | Mapping[str, Any] | Config) -> RunResult:
         model, tokenizer = loader.load() if weights else (loader.skeleton(), loader.tokenizer())
         if weights:
             weights_stay(model)
+            answer_as_configured(model, config, adapters)
         states = verified_states(model, config)
         models = identities(model, names) if weights else {}
     with clock.stage("answers and states"):

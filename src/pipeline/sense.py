@@ -4,6 +4,7 @@ import importlib.util
 
 from src.config import Config
 from src.errors import ConfigError
+from src.pipeline.generators import check_generator
 from src.pipeline.questions import Questions
 
 # Read without generating an answer; of answers from outside no thinking and no exact answer is known.
@@ -15,6 +16,7 @@ _NOT_OF_GIVEN = ("answer_letter", "end_of_thinking", "before_exact_answer", "exa
 def check_settings(config: Config, questions: Questions) -> None:
     """Raises ConfigError, naming the setting and what to do."""
     _check_engine(config)
+    check_generator(config, questions)
     _check_states(config, questions)
     if questions.given:
         _check_given(config)

@@ -26,6 +26,7 @@ from src import __version__, errors, files, machine, storage
 from src.config import Config, load_config
 from src.errors import CacheError, ConfigError, ProbingError, WorkersError
 from src.pipeline.asking import ask_all
+from src.pipeline.generators import answer_as_configured
 from src.pipeline.plan import Plan, model_loader
 from src.pipeline.questions import Questions, Task
 
@@ -131,6 +132,7 @@ class Worker:
             )
         model, tokenizer = model_loader(config, tuple(self._spec.adapters.values())).load()
         weights_stay(model)
+        answer_as_configured(model, config, tuple(self._spec.adapters.values()))
         return model, tokenizer
 
 

@@ -1,0 +1,50 @@
+"""Who generates answers in words: transformers, or vLLM beside it."""
+
+import importlib.util
+from collections.abc import Sequence
+from typing import Any
+
+from src.config import Config
+from src.errors import ConfigError
+from src.pipeline.questions import Questions
+
+
+def check_generator(config: Config, questions: Questions) -> None:
+    """Raises ConfigError where vLLM is asked for and cannot serve this run."""
+    if config.run.generator != "vllm":
+        return
+    if importlib.util.find_spec("vllm") is None:
+        raise ConfigError(
+            "run.generator is vllm, which is not installed: see docs.vllm.ai for your hardware, or leave it out."
+        )
+    if config.model.quantization:
+        raise ConfigError(
+            f"run.generator is vllm, which would answer with other weights than the {config.model.quantization} ones "
+            "that states are read from. Leave one of the two out."
+        )
+    if questions.given or (questions.with_choices and not config.baselines.stated):
+        raise ConfigError(
+            "run.generator is vllm, and nothing here is answered in words: leave it out, or set data.answer_by: "
+            "generation."
+        )
+
+
+def answer_as_configured(model: Any, config: Config, adapters: Sequence[str]) -> None:
+    """Have vLLM generate this model's answers from now on, where run.generator says so.
+
+    Args:
+        model: with its adapters attached.
+        config: of the run.
+        adapters: their folders, in the order in which they were attached.
+
+    Raises:
+        as `src.models.vllm_engine.start_vllm`.
+    """
+    if config.run.generator != "vllm":
+        return
+    from src.models.adapter_switch import adapter_name
+    from src.models.generation import answer_with
+    from src.models.vllm_engine import start_vllm
+
+    named = {adapter_name(place): folder for place, folder in enumerate(adapters)}
+    answer_with(model, start_vllm(model, config.model.name, revision=config.model.revision, adapters=named))
