@@ -54,6 +54,10 @@ class StorageError(ProbingError, OSError):
     """A folder or disk that results cannot be written to."""
 
 
+class WorkersError(ProbingError, RuntimeError):
+    """The cluster of workers could not be reached, or gave up."""
+
+
 class ScoringError(ProbingError, ValueError):
     """Labels, confidences or features from which no metric or probe can be computed."""
 

@@ -4,6 +4,7 @@ import importlib.util
 import json
 import os
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -21,7 +22,8 @@ from tests.test_pipeline import choices, config  # noqa: F401 (choices is a fixt
 
 def alone_in_its_network(*command):
     """Ray listens on all interfaces, so tests give it a network that has none but loopback."""
-    return ["unshare", "-n", "sh", "-c", 'ip link set lo up && exec "$@"', "sh", *command]
+    spaces = ["--net", "--pid", "--fork", "--kill-child", "--mount-proc"]  # nothing of it is left behind
+    return ["unshare", *spaces, "sh", "-c", 'ip link set lo up && exec "$@"', "sh", *command]
 
 
 @pytest.fixture(scope="module")
@@ -97,6 +99,41 @@ def test_two_workers_give_what_one_process_gives(
     spread(settings)
     assert_same_results(there / "run", alone)
     assert "workers" in read_results(there / "run")["seconds"]
+
+
+def among_workers(scene):
+    """What a scene of ray_scenes.py prints last."""
+    done = subprocess.run(
+        alone_in_its_network(sys.executable, "-m", "tests.ray_scenes", scene),
+        capture_output=True, text=True, timeout=300, check=False, cwd=Path(__file__).parents[1],
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+@pytest.mark.slow
+def test_a_portion_that_ends_every_worker_ends_the_run_with_a_sentence(ray_alone):
+    said = among_workers("a portion that kills")
+    assert said["error"] == "WorkersError"
+    assert re.match(
+        r"(?s)Ray's workers ended with Actor\w+Error: .* the same command goes on from there\.$", said["message"]
+    )
+    assert sorted(set(said["begun"])) == [0, 1, 2, 3]
+    assert said["begun"].count(2) == 4  # once, and three times more
+
+
+@pytest.mark.slow
+def test_a_stranger_without_the_token_is_refused_by_our_cluster(ray_alone):
+    said = among_workers("a stranger")
+    assert said["with the token"] == "let in"
+    assert "uthentication" in said["without"]
+
+
+@pytest.mark.slow
+def test_a_cluster_that_is_there_is_used_and_left_alone(ray_alone):
+    said = among_workers("a cluster of others")
+    assert said["asked"] == list(range(5))
+    assert said["still there"]
 
 
 @pytest.mark.slow

@@ -72,6 +72,15 @@ def attach_adapter(model: nn.Module, adapter: Adapter) -> Any:
     return tuned
 
 
+def adapter_in_force(model: nn.Module) -> str | None:
+    """The name of a model's adapter that is switched on; None where none is."""
+    for module in model.modules():
+        if hasattr(module, "lora_A"):
+            layer: Any = module
+            return None if layer.disable_adapters else layer.active_adapters[0]
+    return None
+
+
 def _peft_config(adapter: Adapter, names: Mapping[str, str]) -> Any:
     """The checked settings in PEFT's words: every module by its full name, ranks and alphas of the tensors."""
     from peft import LoraConfig

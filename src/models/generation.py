@@ -10,6 +10,7 @@ import torch
 from tqdm.auto import tqdm
 
 from src.errors import DataError
+from src.models.adapters_in_force import adapter_in_force
 from src.models.decoding import Sampling, generate
 from src.models.extraction.cache import ActivationCache, row_key
 from src.models.extraction.engine import CachePolicy
@@ -19,9 +20,13 @@ from src.models.extraction.packing import plan_batches
 from src.models.extraction.table import Table
 from src.models.extraction.tokens import Truncation, context_length, tokenize
 from src.models.reading import Reader, Thinking, thinking_marks
+from src.models.vllm_engine import VllmGenerator
 
 GENERATION_BUDGET = 16_384
 MIN_NEW_TOKENS = 8
+# vLLM forms its own batches: this many tokens are the most that a killed run loses.
+VLLM_BUDGET = 2_000_000
+_GENERATOR = "_confprobe_generator"
 _QUANTITIES = ("answer.tokens", "answer.log_probabilities")
 
 
@@ -62,6 +67,11 @@ def prompt_limit(model: Any, max_new_tokens: int) -> int | None:
     """The most tokens of a prompt that leave room for an answer; None where the model's context is not known."""
     context = context_length(model)
     return context - min(max_new_tokens, MIN_NEW_TOKENS) if context else None
+
+
+def answer_with(model: Any, generator: VllmGenerator) -> None:
+    """Have vLLM generate this model's answers from now on; all else about them stays as it is."""
+    model.__dict__[_GENERATOR] = generator
 
 
 def answer_freely(
@@ -108,7 +118,9 @@ def answer_freely(
     # In a thinking block a stop string is no end; what follows it in the answer is cut off when it is read.
     ending = () if thinking else stop
     tokens = tokenize(tokenizer, prompts, limit=prompt_limit(model, max_new_tokens), truncation=truncation)
-    store = _answer_cache(model, cache_dir, max_new_tokens, ending, sampling, required=cache == "required")
+    generator: VllmGenerator | None = model.__dict__.get(_GENERATOR)
+    by = generator.name if generator else None
+    store = _answer_cache(model, cache_dir, max_new_tokens, ending, sampling, by, required=cache == "required")
     distinct = list(dict.fromkeys(tokens.ids))
     table = Table([row_key(ids) for ids in distinct], _QUANTITIES)
     if store is not None:
@@ -117,11 +129,17 @@ def answer_freely(
     bar = tqdm(total=len(distinct), desc=progress, unit="answer", disable=None, leave=False)
     with bar, Keeper(table, store, all_finite=False) as keeper:
         # 8-bit kernels let the texts of a batch influence each other: one at a time.
-        budget = 1 if quantization_of(model) == "8bit" else GENERATION_BUDGET
+        budget = VLLM_BUDGET if generator else 1 if quantization_of(model) == "8bit" else GENERATION_BUDGET
         for batch, room in _batches([len(ids) for ids in distinct], max_new_tokens, context, budget):
             if not known[batch].all():
                 rows = [distinct[row] for row in batch]
-                said = generate(model, tokenizer, rows, room, ending, width=max_new_tokens, sampling=sampling)
+                if generator:
+                    said = generator.generate(
+                        rows, room, ending, ends=_ends(model, tokenizer, ending), width=max_new_tokens,
+                        sampling=sampling, adapter=adapter_in_force(model),
+                    )  # fmt: skip
+                else:
+                    said = generate(model, tokenizer, rows, room, ending, width=max_new_tokens, sampling=sampling)
                 keeper.keep(np.array(batch), dict(zip(_QUANTITIES, said, strict=True)))
             bar.update(len(batch))
     reader = Reader(tokenizer, end_ids(model, tokenizer, stop), stop, marks)
@@ -147,6 +165,7 @@ def _answer_cache(
     max_new_tokens: int,
     stop: Sequence[str],
     sampling: Sampling | None,
+    generator: str | None,
     *,
     required: bool,
 ) -> ActivationCache | None:
@@ -156,6 +175,7 @@ def _answer_cache(
     settings = {key: repr(value) for key, value in model.generation_config.to_diff_dict().items()}
     settings.pop("transformers_version", None)
     chosen = asdict(sampling) if sampling else {"greedy": True}
+    chosen |= {"generator": generator} if generator else {}
     way = chosen | {"max_new_tokens": max_new_tokens, "stop": list(stop), "settings": settings}
     context = fingerprint(model) | {"generation": way}
     return ActivationCache(cache_dir, context, model_name=model.config._name_or_path, required=required)
@@ -183,7 +203,11 @@ def spoken(tokens: torch.Tensor, log_probabilities: torch.Tensor) -> tuple[list[
 
 def end_ids(model: Any, tokenizer: Any, stop: Sequence[str]) -> frozenset[int]:
     """Tokens that end an answer: the configured ones, and stop strings that decoding leaves out as special tokens."""
+    return _ends(model, tokenizer, stop) | ({tokenizer.eos_token_id} - {None})
+
+
+def _ends(model: Any, tokenizer: Any, stop: Sequence[str]) -> frozenset[int]:
+    """Tokens that end generation: the configured ones, and stop strings that are special tokens."""
     special = {tokenizer.convert_tokens_to_ids(mark) for mark in stop if mark in tokenizer.all_special_tokens}
     configured = model.generation_config.eos_token_id
-    ends = set(configured) if isinstance(configured, list) else {configured}
-    return frozenset(token for token in ends | special | {tokenizer.eos_token_id} if token is not None)
+    return frozenset((set(configured) if isinstance(configured, list) else {configured}) | special) - {None}

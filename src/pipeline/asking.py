@@ -16,7 +16,7 @@ from src.pipeline.asked import ANSWERED, Asked
 from src.pipeline.asking_again import SELF_CONSISTENCY, ask_again, self_consistency
 from src.pipeline.asking_given import take_given
 from src.pipeline.positions import read_choice_positions, read_positions
-from src.pipeline.questions import Questions, Task
+from src.pipeline.questions import Questions
 
 log = logging.getLogger(__name__)
 
@@ -37,11 +37,16 @@ def ask(
     return asker(model, tokenizer, questions, config, layers, label)
 
 
-def ask_all(model: Any, tokenizer: Any, task: Task, *, layers: tuple[str, ...], tuned: bool) -> dict[str, Asked]:
-    """Ask the base model and, with an adapter, the tuned one: one loaded model, the adapter switched."""
+def ask_all(
+    model: Any, tokenizer: Any, questions: Questions, config: Config, *, name: str, layers: tuple[str, ...], tuned: bool
+) -> dict[str, Asked]:
+    """Ask the base model and, with an adapter, the tuned one: one loaded model, the adapter switched.
+
+    `name` is the data set's, for progress bars.
+    """
 
     def asked(label: str) -> Asked:
-        return ask(model, tokenizer, task.questions, task.config, layers=layers, label=f"{label}, {task.name}")
+        return ask(model, tokenizer, questions, config, layers=layers, label=f"{label}, {name}")
 
     if not tuned:
         return {"base": asked("base")}

@@ -123,7 +123,10 @@ def run(config: str | Path | Mapping[str, Any] | Config) -> RunResult:
         models = identities(model, tuned=plan.adapter is not None) if weights else {}
     with clock.stage("answers and states"):
         tuned = plan.adapter is not None
-        asked, *elsewhere = (ask_all(model, tokenizer, task, layers=plan.layers, tuned=tuned) for task in plan.tasks)
+        asked, *elsewhere = (
+            ask_all(model, tokenizer, task.questions, task.config, name=task.name, layers=plan.layers, tuned=tuned)
+            for task in plan.tasks
+        )
     facts = {"name": config.model.name, "adapter": adapter, "parameters": plan.parameters}
     del model
     seed = config.experiment.seed

@@ -10,28 +10,33 @@ import contextlib
 import functools
 import logging
 import os
+import platform
+import re
 import secrets
 import sys
 import uuid
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from itertools import pairwise
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from src import errors, files, machine, storage
+from src import __version__, errors, files, machine, storage
 from src.config import Config, load_config
-from src.errors import CacheError, ConfigError, ProbingError
+from src.errors import CacheError, ConfigError, ProbingError, WorkersError
 from src.pipeline.asking import ask_all
 from src.pipeline.plan import Plan, model_loader
-from src.pipeline.questions import Task
+from src.pipeline.questions import Questions, Task
 
 # Small enough that workers end together and a killed one loses little, large enough to pack and to share beginnings.
-_MOST_QUESTIONS, _BATCHES = 512, 8
+_MOST_QUESTIONS, _PORTIONS = 512, 8
 # Of a logical CPU: workers that take all of them would starve Ray's own read tasks, and wait for ever.
 _CPUS = 0.5
-_LOCAL = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "token"}
+_ERROR = re.compile(r"[\w.]*(Error|Exception)\b")  # as the first word of a line
+_LOCAL = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "token", "RAY_BACKEND_LOG_LEVEL": "fatal"}
+# A killed worker is replaced as often as it takes; a portion that takes its worker with it is given up.
+_TRIES_AGAIN = 3
 
 
 def ask_spread(plan: Plan, config: Config, adapter: str | None) -> None:
@@ -44,8 +49,8 @@ def ask_spread(plan: Plan, config: Config, adapter: str | None) -> None:
 
     Raises:
         ProbingError: what a worker raised of ours.
-        CacheError: a worker does not reach the cache, or rows are missing.
-        ConfigError: the cluster cannot be reached.
+        CacheError: a worker does not reach the cache, or questions were left out.
+        WorkersError: the cluster cannot be reached, or gave up.
     """
     cache = storage.place(config.extraction.cache_dir or "")
     marker = f"workers-{uuid.uuid4().hex[:12]}.txt"
@@ -54,11 +59,10 @@ def ask_spread(plan: Plan, config: Config, adapter: str | None) -> None:
         files.write_text(cache / marker, "Workers look whether they see the same folder.\n")
     try:
         with _cluster(config.run.workers):
-            done = _mapped(plan, config, adapter, marker)
+            spec = Spec(config.model_dump(mode="json"), adapter, plan.layers, plan.adapter is not None, marker)
+            spread(list(_portions(plan.tasks, config.run.workers)), Worker, spec, workers=config.run.workers)
     finally:
         (cache / marker).unlink(missing_ok=True)
-    if missing := sum(len(task.questions.examples) for task in plan.tasks) - np.unique(done).size:
-        raise CacheError(f"Workers left out {missing} questions. Run it again: what is in the cache is used.")
 
 
 @dataclass(frozen=True)
@@ -69,115 +73,162 @@ class Spec:
         config: of the run, as plain values.
         adapter: its folder, or None.
         layers: canonical names.
-        tasks: where Ray keeps all questions.
+        tuned: whether there is an adapter.
         marker: the name of a file that lies in the cache.
+        version: of this library.
     """
 
     config: dict[str, Any]
     adapter: str | None
     layers: tuple[str, ...]
-    tasks: Any
+    tuned: bool
     marker: str
+    version: str = __version__
+
+
+@dataclass(frozen=True)
+class Portion:
+    """Some questions of a task, which a worker asks at once.
+
+    Attributes:
+        name: of the data set.
+        config: of the task, as plain values.
+        questions: what is asked.
+    """
+
+    name: str
+    config: dict[str, Any]
+    questions: Questions
 
 
 class Worker:
-    """An actor: one loaded model, asked batch after batch."""
+    """An actor: one loaded model, asked portion after portion."""
 
     def __init__(self, spec: Spec):
-        self._spec, self._config = spec, load_config(spec.config)
+        self._spec = spec
 
-    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Ask the questions of these numbers; nothing but the numbers comes back, or an error of ours.
-
-        Ray would try again what raises, and hand its text over in a chain of its own errors.
-        """
-        problem = ""
-        try:
-            model, tokenizer, tasks = self._ready
-            for task, rows in zip(tasks, _apart(batch["id"], tasks), strict=True):
-                if rows.size:
-                    some = replace(task, questions=task.questions.only(rows))
-                    ask_all(model, tokenizer, some, layers=self._spec.layers, tuned=self._spec.adapter is not None)
-        except ProbingError as error:
-            problem = f"{type(error).__name__}: {error}"
-        return {"id": batch["id"], "problem": np.full(len(batch["id"]), problem, dtype=object)}
+    def __call__(self, portion: Portion) -> None:
+        """Ask these questions; what is computed goes to the cache. Raises ProbingError."""
+        model, tokenizer = self._model
+        ask_all(
+            model, tokenizer, portion.questions, load_config(portion.config), name=portion.name,
+            layers=self._spec.layers, tuned=self._spec.tuned,
+        )  # fmt: skip
 
     @functools.cached_property
-    def _ready(self) -> tuple[Any, Any, tuple[Task, ...]]:
-        import ray
-
+    def _model(self) -> tuple[Any, Any]:
         from src.models.extraction.fingerprint import weights_stay
 
-        if not (storage.place(self._config.extraction.cache_dir or "") / self._spec.marker).exists():
-            raise CacheError(
-                f"A worker does not see what the driver wrote into {self._config.extraction.cache_dir}: "
-                "extraction.cache_dir must be storage that all machines share."
+        config = load_config(self._spec.config)
+        if self._spec.version != __version__:
+            raise ConfigError(
+                f"A worker on {platform.node()} has llm-confidence-probing {__version__}, and this run is of "
+                f"{self._spec.version}: install the same version on every node."
             )
-        model, tokenizer = model_loader(self._config, self._spec.adapter).load()
+        if not (storage.place(config.extraction.cache_dir or "") / self._spec.marker).exists():
+            raise CacheError(
+                f"A worker on {platform.node()} does not see what was written into {config.extraction.cache_dir}: "
+                "extraction.cache_dir must be storage that all nodes share."
+            )
+        model, tokenizer = model_loader(config, self._spec.adapter).load()
         weights_stay(model)
-        return model, tokenizer, ray.get(self._spec.tasks)
+        return model, tokenizer
 
 
-def _apart(numbers: np.ndarray, tasks: tuple[Task, ...]) -> list[np.ndarray]:
-    """Of questions that are counted through all data sets: for each data set, which of its own they are."""
-    starts = np.cumsum([0, *(len(task.questions.examples) for task in tasks)])
-    return [numbers[(numbers >= low) & (numbers < high)] - low for low, high in pairwise(starts)]
+def spread(portions: Sequence[Any], worker: type, spec: Any, *, workers: int) -> None:
+    """Have `workers` actors, each `worker(spec)`, called with every portion; portions are kept by Ray until then.
 
-
-def _mapped(plan: Plan, config: Config, adapter: str | None, marker: str) -> np.ndarray:
-    """The numbers of the questions that were asked, in any order. Raises what a worker raised of ours."""
+    Raises:
+        ProbingError: what a worker raised of ours.
+        WorkersError: Ray gave up.
+        CacheError: a portion was left out.
+    """
     import ray
+    import ray.exceptions
 
-    n, workers = sum(len(task.questions.examples) for task in plan.tasks), config.run.workers
-    size = max(1, min(_MOST_QUESTIONS, -(-n // (workers * _BATCHES))))
-    spec = Spec(config.model_dump(mode="json"), adapter, plan.layers, ray.put(plan.tasks), marker)
     with_gpu = ray.cluster_resources().get("GPU", 0) >= workers
-    done = ray.data.range(n, override_num_blocks=-(-n // size)).map_batches(
-        Worker, fn_constructor_kwargs={"spec": spec}, batch_size=size, num_cpus=_CPUS,
-        num_gpus=1 if with_gpu else None, compute=ray.data.ActorPoolStrategy(size=workers),
-    )  # fmt: skip
-    asked = []
-    for batch in done.iter_batches(batch_size=None):
-        if problem := next(filter(None, batch["problem"]), None):
-            name, _, message = problem.partition(": ")
-            raise getattr(errors, name)(message)
-        asked.append(batch["id"])
-    return np.concatenate(asked)
+    rows = [{"number": number, "portion": portion} for number, portion in enumerate(portions)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # max_task_retries has no other way in yet
+        done = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
+            _Actor, fn_constructor_args=(worker, spec), batch_size=1, num_cpus=_CPUS,
+            num_gpus=1 if with_gpu else None, compute=ray.data.ActorPoolStrategy(size=workers),
+            max_task_retries=_TRIES_AGAIN,
+        )  # fmt: skip
+    seen = np.zeros(len(rows), dtype=bool)
+    try:
+        for batch in done.iter_batches(batch_size=None):
+            if problem := next(filter(None, batch["problem"]), None):
+                name, _, message = problem.partition(": ")
+                raise getattr(errors, name)(message)
+            seen[batch["number"]] = True
+    except ray.exceptions.RayTaskError:
+        raise  # a fault of ours in a worker
+    except ray.exceptions.RayError as error:
+        lines = str(error).splitlines()
+        said = "".join([line for line in lines if _ERROR.match(line)][-1:] or lines[:1]).rstrip(".")
+        raise WorkersError(
+            f"Ray's workers ended with {type(error).__name__}: {said}. Where they lack memory, use fewer. "
+            "What they had asked is in the cache, and the same command goes on from there."
+        ) from error
+    if not seen.all():
+        raise CacheError(f"Workers left out {(~seen).sum()} of {seen.size} portions of the questions. Run it again.")
+
+
+class _Actor:
+    """A worker as Ray Data calls one: with a batch of portions. An error of ours comes back as data.
+
+    Ray would try again what raises, and hand its text over in a chain of its own errors.
+    """
+
+    def __init__(self, worker: type, spec: Any):
+        self._worker = worker(spec)
+
+    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        problem = ""
+        try:
+            for portion in batch["portion"]:
+                self._worker(portion)
+        except ProbingError as error:
+            problem = f"{type(error).__name__}: {error}"
+        return {"number": batch["number"], "problem": np.full(len(batch["number"]), problem, dtype=object)}
+
+
+def _portions(tasks: Sequence[Task], workers: int) -> Iterator[Portion]:
+    total = sum(len(task.questions.examples) for task in tasks)
+    size = max(1, min(_MOST_QUESTIONS, -(-total // (workers * _PORTIONS))))
+    for task in tasks:
+        settings, n = task.config.model_dump(mode="json"), len(task.questions.examples)
+        for start in range(0, n, size):
+            yield Portion(task.name, settings, task.questions.only(range(start, min(start + size, n))))
 
 
 @contextlib.contextmanager
 def _cluster(workers: int) -> Iterator[None]:
     """The cluster of RAY_ADDRESS or of this process; else one on this machine, shut down when the block ends."""
-    before = {name: os.environ.get(name) for name in (*_LOCAL, "RAY_AUTH_TOKEN")}
     address = os.environ.get("RAY_ADDRESS")
-    if not address:
-        os.environ.update(_LOCAL, RAY_AUTH_TOKEN=secrets.token_hex(32))
-    import ray
+    with machine.environment({} if address else _LOCAL | {"RAY_AUTH_TOKEN": secrets.token_hex(32)}):
+        import ray
 
-    ours = not ray.is_initialized()
-    try:
-        if ours:
-            _start(address, workers)
-        yield
-    finally:
-        if ours:
+        if ray.is_initialized():
+            yield
+            return
+        _start(address, workers)
+        try:
+            yield
+        finally:
             ray.shutdown()
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
 
 
 def _start(address: str | None, workers: int) -> None:
     import ray.data
     import ray.exceptions
 
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     ray.data.DataContext.get_current().enable_progress_bars = sys.stderr.isatty()
     cpus = max(os.cpu_count() or 1, workers)
     here: dict[str, Any] = {} if address else {"include_dashboard": False, "num_cpus": cpus}
     try:
-        ray.init(address=address or "local", log_to_driver=False, **here)
+        ray.init(address=address or "local", log_to_driver=False, logging_level=logging.WARNING, **here)
     except (ConnectionError, ray.exceptions.RayError) as error:
-        raise ConfigError(f"The Ray cluster {address or 'on this machine'} cannot be reached: {error}") from error
+        raise WorkersError(f"The Ray cluster {address or 'on this machine'} cannot be reached: {error}") from error

@@ -1,0 +1,133 @@
+"""vLLM behind `answer_freely`: what is asked of it, and, where it is installed, that it says what transformers says."""
+
+import importlib.util
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from src.errors import ConfigError, MissingExtraError
+from src.models import ModelLoader
+from src.models.decoding import Sampling, generate
+from src.models.generation import answer_freely, answer_with
+from src.models.vllm_engine import check_vllm, start_vllm
+from tests.conftest import lora_tensors, random_llama, write_adapter
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # vLLM's own
+
+PROMPTS = [
+    "What is the capital of France?",
+    "12 345 6 7",
+    "Answer:",
+    "Question: Which of these? A. B. C.",
+    "12 345 6 7",
+]
+
+
+@dataclass
+class Noting:
+    """A generator that has transformers answer, and notes what it was asked."""
+
+    model: Any
+    tokenizer: Any
+    name: str = "noting 1"
+    asked: list = field(default_factory=list)
+
+    def generate(self, rows, room, stop, *, ends, width, sampling, adapter):
+        self.asked.append(SimpleNamespace(rows=rows, ends=ends, adapter=adapter))
+        return generate(self.model, self.tokenizer, rows, room, stop, width=width, sampling=sampling)
+
+
+def noting_for(model, tokenizer):
+    noting: Any = Noting(model, tokenizer)
+    answer_with(model, noting)
+    return noting
+
+
+def assert_same(one, other, *, tolerance=0.0):
+    assert (one.texts, one.prompt_ids, one.answer_ids) == (other.texts, other.prompt_ids, other.answer_ids)
+    assert one.finished.tolist() == other.finished.tolist()
+    np.testing.assert_allclose(one.log_probabilities, other.log_probabilities, rtol=0, atol=tolerance)
+    np.testing.assert_allclose(one.least_log_probabilities, other.least_log_probabilities, rtol=0, atol=tolerance)
+
+
+def test_who_generates_changes_nothing_else(model, tokenizer, tmp_path):
+    ours = answer_freely(model, tokenizer, PROMPTS, max_new_tokens=9, cache_dir=tmp_path)
+    noting = noting_for(model, tokenizer)
+    assert_same(answer_freely(model, tokenizer, PROMPTS, max_new_tokens=9, cache_dir=tmp_path), ours, tolerance=1e-5)
+    assert sum(len(one.rows) for one in noting.asked) == 4  # none from the cache of transformers' answers
+    assert {token for one in noting.asked for token in one.ends} == {1}
+    answer_freely(model, tokenizer, PROMPTS, max_new_tokens=9, cache_dir=tmp_path)
+    assert sum(len(one.rows) for one in noting.asked) == 4  # all from its own
+
+
+def test_a_stop_string_that_is_a_special_token_ends_an_answer_as_a_token(model, tokenizer):
+    noting = noting_for(model, tokenizer)
+    answer_freely(model, tokenizer, PROMPTS, stop=["<s>", "\n"], max_new_tokens=4)
+    assert {token for one in noting.asked for token in one.ends} == {0, 1}
+
+
+def test_the_generator_is_told_which_adapter_is_switched_on(model_folder, adapter_folder):
+    model, tokenizer = ModelLoader(model_folder, adapter_folder).load()
+    noting = noting_for(model, tokenizer)
+    answer_freely(model, tokenizer, PROMPTS, max_new_tokens=2)
+    with model.disable_adapter():
+        answer_freely(model, tokenizer, PROMPTS, max_new_tokens=2)
+    first, *_, last = noting.asked
+    assert (first.adapter, last.adapter) == ("default", None)
+
+
+def test_vllm_that_would_answer_otherwise_is_refused(model, monkeypatch):
+    there = importlib.util.find_spec
+    monkeypatch.setattr("src.models.vllm_engine.find_spec", lambda name: None)
+    with pytest.raises(MissingExtraError, match="vLLM library not installed"):
+        check_vllm(model)
+    monkeypatch.setattr("src.models.vllm_engine.find_spec", lambda name: there("json"))
+    check_vllm(model)
+    model.generation_config.repetition_penalty = 1.1
+    with pytest.raises(ConfigError, match="generation settings repetition_penalty are not passed on to vLLM"):
+        check_vllm(model)
+    model.is_loaded_in_8bit = True
+    with pytest.raises(ConfigError, match="other weights than the 8bit ones"):
+        check_vllm(model)
+
+
+@pytest.fixture(scope="module")
+def wide(tokenizer, tmp_path_factory):
+    """A model whose heads are wide enough for vLLM's CPU kernels, and a LoRA for it."""
+    if importlib.util.find_spec("vllm") is None:
+        pytest.skip("needs vLLM, which is no dependency")
+    folder, adapter = tmp_path_factory.mktemp("wide"), tmp_path_factory.mktemp("wide-adapter")
+    made = random_llama(len(tokenizer), hidden_size=128, intermediate_size=192)
+    made.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    write_adapter(adapter, lora_tensors(made))
+    model, _ = ModelLoader(folder, adapter).load()
+    return model, start_vllm(model, str(folder), adapters={"default": str(adapter)})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stop", [(), ("\n", " A"), ("</s>", "B")])
+def test_vllm_says_what_transformers_says(wide, tokenizer, stop):
+    model, vllm = wide
+    for switched in ("on", "off"):
+        with torch.no_grad(), model.disable_adapter() if switched == "off" else torch.no_grad():
+            model.__dict__.pop("_confprobe_generator", None)
+            ours = answer_freely(model, tokenizer, PROMPTS, stop=stop, max_new_tokens=24)
+            answer_with(model, vllm)
+            assert_same(answer_freely(model, tokenizer, PROMPTS, stop=stop, max_new_tokens=24), ours, tolerance=1e-4)
+
+
+@pytest.mark.slow
+def test_sampled_answers_depend_on_seed_and_prompt_only(wide, tokenizer):
+    model, vllm = wide
+    answer_with(model, vllm)
+    one, again, other = (
+        answer_freely(model, tokenizer, prompts, max_new_tokens=12, sampling=Sampling(1.0, seed))
+        for prompts, seed in ((PROMPTS, 1), (PROMPTS[::-1], 1), (PROMPTS, 2))
+    )
+    assert one.texts == again.texts[::-1]
+    assert one.texts != other.texts
