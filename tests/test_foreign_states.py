@@ -161,6 +161,27 @@ def test_a_model_in_which_two_layers_are_the_same_is_not_guessed_about(tmp_path,
     assert "block.1" in wrong.layers[3].sentence
 
 
+@pytest.mark.parametrize(
+    ("added", "dtype", "held"), [(1e-3, torch.bfloat16, 2), (1e-3, torch.bfloat16, 1), (1e-8, torch.float32, 1)]
+)
+def test_layers_that_differ_by_less_than_rounding_are_not_guessed_about(tmp_path, requests, added, dtype, held):
+    model = random_llama(400)
+    with torch.no_grad():  # block 1 adds next to nothing
+        model.model.layers[1].self_attn.o_proj.weight.mul_(added)
+        model.model.layers[1].mlp.down_proj.weight.mul_(added)
+    states = [_streams(model, ids) for ids in requests]
+    folder = write_vllm(tmp_path / "s", requests, [replaced(s, 2, s[held]) for s in states], dtype=dtype)
+    assert verify_states(folder, model).layers[2].verdict == "undecided"
+
+
+def test_a_decoder_without_a_head_is_compared_up_to_its_last_block(tmp_path, llama, requests, truth):
+    folder = write_vllm(tmp_path / "a", requests, [s for s, _, _ in truth])
+    assert verify_states(folder, llama.model).holds
+    normed = write_vllm(tmp_path / "b", requests, [s for s, _, _ in truth], ids=(0, 1, 2, "final_norm"))
+    with pytest.raises(DataError, match="does not show the state of final_norm"):
+        verify_states(normed, llama.model)
+
+
 def _streams(model, ids):
     names = list(NAMES)
     every = tuple((t, t) for t in range(len(ids)))
