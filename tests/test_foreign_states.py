@@ -161,6 +161,49 @@ def test_a_model_in_which_two_layers_are_the_same_is_not_guessed_about(tmp_path,
     assert "block.1" in wrong.layers[3].sentence
 
 
+@pytest.mark.parametrize(
+    ("added", "dtype", "held"), [(1e-3, torch.bfloat16, 2), (1e-3, torch.bfloat16, 1), (1e-8, torch.float32, 1)]
+)
+def test_layers_that_differ_by_less_than_rounding_are_not_guessed_about(tmp_path, requests, added, dtype, held):
+    model = random_llama(400)
+    with torch.no_grad():  # block 1 adds next to nothing
+        model.model.layers[1].self_attn.o_proj.weight.mul_(added)
+        model.model.layers[1].mlp.down_proj.weight.mul_(added)
+    states = [_streams(model, ids) for ids in requests]
+    folder = write_vllm(tmp_path / "s", requests, [replaced(s, 2, s[held]) for s in states], dtype=dtype)
+    assert verify_states(folder, model).layers[2].verdict == "undecided"
+
+
+def test_layers_that_lie_within_the_tolerance_of_each_other_are_told_apart(tmp_path, requests):
+    model = random_llama(400)
+    with torch.no_grad():  # block 1 adds a few hundredths: less than bfloat16 may be off, more than it is
+        model.model.layers[1].self_attn.o_proj.weight.mul_(0.02)
+        model.model.layers[1].mlp.down_proj.weight.mul_(0.02)
+    states = [_streams(model, ids) for ids in requests]
+    assert max(float(((s[2] - s[1]).norm(dim=-1) / s[2].norm(dim=-1)).max()) for s in states) < 0.1
+    right = verify_states(write_vllm(tmp_path / "a", requests, states, dtype=torch.bfloat16), model)
+    assert {one.verdict for one in right.layers} == {"holds"}
+    wrong = [replaced(s, 2, s[1]) for s in states]
+    found = verify_states(write_vllm(tmp_path / "b", requests, wrong, dtype=torch.bfloat16), model).layers[2]
+    assert found.verdict == "named"
+    assert "holds the state of block.0" in found.sentence
+
+
+def test_a_request_of_one_token_among_longer_ones_is_no_obstacle(tmp_path, llama, requests, truth):
+    states = [*(s for s, _, _ in truth), _streams(llama, [7])]
+    assert {
+        one.verdict for one in verify_states(write_vllm(tmp_path / "s", [*requests, [7]], states), llama).layers
+    } == {"holds"}
+
+
+def test_a_decoder_without_a_head_is_compared_up_to_its_last_block(tmp_path, llama, requests, truth):
+    folder = write_vllm(tmp_path / "a", requests, [s for s, _, _ in truth])
+    assert verify_states(folder, llama.model).holds
+    normed = write_vllm(tmp_path / "b", requests, [s for s, _, _ in truth], ids=(0, 1, 2, "final_norm"))
+    with pytest.raises(DataError, match="does not show the state of final_norm"):
+        verify_states(normed, llama.model)
+
+
 def _streams(model, ids):
     names = list(NAMES)
     every = tuple((t, t) for t in range(len(ids)))

@@ -177,7 +177,7 @@ def test_what_lies_in_the_cache_is_no_work(tmp_path, model_folder, choices):  # 
     before, _ = estimated(settings)
     from src.pipeline.asking import ask_all
 
-    ask_all(model, tokenizer, plan.task, layers=plan.layers, tuned=False)
+    ask_all(model, tokenizer, plan.task.questions, plan.task.config, name="", layers=plan.layers, tuned=False)
     after, _ = estimated(settings)
     assert before["tokens"] > 0
     assert (after["tokens"], after["operations"]) == (0, 0)

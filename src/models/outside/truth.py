@@ -65,7 +65,9 @@ def truth_of(model: Any, token_ids: Sequence[int]) -> Truth:
             if (feed_forward := child(block, FEED_FORWARD)) is not None:
                 hooks.callback(feed_forward.register_forward_hook(keep(name)).remove)
         inputs = {"input_ids": torch.tensor([list(token_ids)])}
-        found = forward(model, parts, inputs, take, [EMBEDDINGS, *names, FINAL_NORM], ())
+        # A decoder without a head shows nothing above its last block.
+        above = [FINAL_NORM] if parts.head is not None else []
+        found = forward(model, parts, inputs, take, [EMBEDDINGS, *names, *above], ())
     if bad := next((name for name, values in found.items() if not values.isfinite().all()), None):
         raise ModelError(
             f"The model's own state of {bad} holds NaN or infinity, so nothing can be compared with it. Load it in "
