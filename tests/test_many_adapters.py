@@ -26,6 +26,7 @@ from src.pipeline.plan import make_plan, model_loader
 from tests.conftest import lora_tensors, random_llama, write_adapter
 from tests.test_adapters import moe_checkpoint, qwen3_moe
 from tests.test_data import write_lines
+from tests.test_spreading import ray_alone, spread  # noqa: F401 (ray_alone is a fixture)
 
 PREFIX = "base_model.model."
 
@@ -322,6 +323,21 @@ def test_the_numbers_of_each_are_those_of_a_run_of_its_own(finished, tmp_path, m
             assert other["p_holm"] is None or other["p_holm"] >= change["p_holm"]
             corrected += other["p_holm"] != change["p_holm"]
     assert corrected
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_alone")
+def test_workers_ask_every_adapter_as_one_process_does(finished, tmp_path, model_folder, training, questions):
+    from pandas import read_parquet
+
+    extraction = {"layers": [0, -1], "cache_dir": str(tmp_path / "cache")}
+    config = settings(tmp_path, model_folder, questions, list(training.values())[:2], extraction=extraction)
+    config["run"] |= {"engine": "ray", "workers": 2}
+    spread(config)
+    theirs, ours = (read_parquet(folder / "answers.parquet") for folder in (tmp_path / "run", finished))
+    for column in ("model", "id", "answer", "correct"):
+        assert theirs[column].equals(ours[column])
+    np.testing.assert_allclose(theirs["own_probability"], ours["own_probability"], atol=1e-5)
 
 
 def test_every_file_of_a_run_follows_the_names(finished, training):
