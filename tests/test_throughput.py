@@ -68,7 +68,7 @@ def test_forecast_operations_are_those_that_torch_counts(layers, candidates, blo
 
 def loaded(settings):
     plan = make_plan(load_config(settings))
-    model, tokenizer = model_loader(plan.task.config, None).load()
+    model, tokenizer = model_loader(plan.task.config, ()).load()
     return plan, model, tokenizer
 
 
@@ -177,7 +177,7 @@ def test_what_lies_in_the_cache_is_no_work(tmp_path, model_folder, choices):  # 
     before, _ = estimated(settings)
     from src.pipeline.asking import ask_all
 
-    ask_all(model, tokenizer, plan.task.questions, plan.task.config, name="", layers=plan.layers, tuned=False)
+    ask_all(model, tokenizer, plan.task.questions, plan.task.config, name="", layers=plan.layers, adapters=())
     after, _ = estimated(settings)
     assert before["tokens"] > 0
     assert (after["tokens"], after["operations"]) == (0, 0)
