@@ -108,7 +108,7 @@ def planned(config: dict[str, Any]) -> tuple[list[spreading.Portion], spreading.
     plan = make_plan(loaded)
     notes = Path(tempfile.mkdtemp(dir=loaded.extraction.cache_dir))
     (Path(loaded.extraction.cache_dir or "") / "marker").touch()
-    spec = spreading.Spec(loaded.model_dump(mode="json"), None, plan.layers, False, "marker")
+    spec = spreading.Spec(loaded.model_dump(mode="json"), {}, plan.layers, "marker")
     return list(spreading._portions(plan.tasks, 2)), spec, notes
 
 
