@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from src.config import load_config
 from src.errors import ConfigError, ModelError
 from src.models import ModelLoader
 from src.pipeline import check_probe, checking, run
@@ -132,6 +133,12 @@ def test_the_same_states_keep_a_probe_whatever_a_refit_would_gain(probe, finishe
     found = check_probe(worse, str(model_folder), config=finished / "config.yaml")
     assert found.tested.judgement.verdict != "keep"
     assert (found.verdict, found.labels) == ("keep", None)
+
+
+def test_both_models_are_read_also_where_the_run_took_states_from_elsewhere(probe, finished, model_folder, tmp_path):
+    with_states = load_config(finished / "config.yaml", {"extraction.states": str(tmp_path)})
+    plan = plan_check(probe, Named(str(model_folder)), config=with_states)
+    assert [one.extraction.states for one in (plan.own, plan.other)] == [None, None]
 
 
 def test_a_model_without_the_probes_width_or_layer_is_an_error_that_names_both(probe, tokenizer, tmp_path):

@@ -160,6 +160,8 @@ def test_text_that_looks_like_something_else_stays_text_where_text_is_meant(text
         ("model.revision", "hf_abcdefgh12345678abcdefgh12345678"),
         ("tinker.checkpoint_path", "https://files.example/a.tar?X-Amz-Signature=deadbeef"),
         ("data.path", "https://somebody:abcdefgh@files.example/a.jsonl"),
+        ("extraction.cache_dir", "sftp://somebody:abcdefgh@files.example/cache"),
+        ("run.dir", "abfs://files/run?sig=deadbeef"),
     ],
 )
 def test_a_secret_is_refused_without_being_repeated(key, value):

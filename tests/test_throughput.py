@@ -183,6 +183,18 @@ def test_what_lies_in_the_cache_is_no_work(tmp_path, model_folder, choices):  # 
     assert (after["tokens"], after["operations"]) == (0, 0)
 
 
+def test_what_an_adapter_asks_is_work_although_the_base_was_asked(tmp_path, model_folder, adapter_folder, choices):  # noqa: F811
+    settings = config(tmp_path, model_folder, choices)
+    before, _ = estimated(settings)
+    plan, model, tokenizer = loaded(settings)
+    from src.pipeline.asking import ask_all
+
+    ask_all(model, tokenizer, plan.task.questions, plan.task.config, name="", layers=plan.layers, adapters=())
+    settings["model"]["adapters"] = [str(adapter_folder)]
+    after, _ = estimated(settings)
+    assert after["tokens"] == before["tokens"]
+
+
 def test_a_speed_is_measured_in_rounds_that_double_until_one_is_long_enough(tmp_path, model_folder, choices):  # noqa: F811
     settings = load_config(config(tmp_path, model_folder, choices))
     plan, model, tokenizer = loaded(settings)

@@ -16,7 +16,7 @@ from src.errors import ConfigError, MissingExtraError
 from src.models import ModelLoader
 from src.models.decoding import Sampling, generate
 from src.models.generation import answer_freely, answer_with
-from src.models.vllm_engine import check_vllm, start_vllm
+from src.models.vllm_engine import _lora, check_vllm, start_vllm
 from src.pipeline import make_plan, run
 from tests.conftest import lora_tensors, random_llama, write_adapter
 
@@ -99,6 +99,15 @@ def test_vllm_that_would_answer_otherwise_is_refused(model, monkeypatch):
         check_vllm(model)
 
 
+@pytest.mark.parametrize("changes", [{"rank_pattern": {"q_proj": 2}}, {"alpha_pattern": {"q_proj": 8}}, {"r": 513}])
+def test_an_adapter_that_vllm_would_scale_otherwise_is_refused(tmp_path, changes):
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"r": 4, "lora_alpha": 8} | changes))
+    with pytest.raises(ConfigError, match="which vLLM does not take"):
+        _lora({"default": str(tmp_path)})
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"r": 9, "lora_alpha": 8, "rank_pattern": {}}))
+    assert _lora({"default": str(tmp_path)})["max_lora_rank"] == 16
+
+
 @pytest.fixture(scope="module")
 def wide(tokenizer, tmp_path_factory):
     """A model whose heads are wide enough for vLLM's CPU kernels, and a LoRA for it."""
@@ -179,5 +188,5 @@ def test_a_run_with_vllm_is_the_run_without(wide, tmp_path):
         there = tmp_path / generator
         there.mkdir()
         run(settings(there, folder, generator=generator))
-        found.append(read_parquet(there / "run" / "answers.parquet")[["id", "response", "correct", "split"]])
+        found.append(read_parquet(there / "run" / "answers.parquet")[["id", "answer", "correct", "split"]])
     assert found[0].equals(found[1])

@@ -1,6 +1,5 @@
 """What can be known before anything is asked: how many labels are needed."""
 
-from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
@@ -22,7 +21,7 @@ def plan(
         typer.Option(help="The share of questions that only one of base and tuned gets right. Default: .15."),
     ] = None,
     run: Annotated[
-        Path | None, typer.Option("--run", metavar="RUN", help="Take these four from a finished run's results.")
+        str | None, typer.Option("--run", metavar="RUN", help="Take these four from a finished run's results.")
     ] = None,
     power: Annotated[float, typer.Option(help="The probability with which the difference is to be shown.")] = 0.8,
     seed: Annotated[int, typer.Option(min=0, help="Of the simulation.")] = 0,

@@ -11,7 +11,9 @@ from src.cli.shared import Json, print_json, quieten_other_libraries
 
 
 def run(
-    config: Annotated[Path, typer.Argument(help="A YAML file, such as configs/quickstart.yaml or RUN/config.yaml.")],
+    config: Annotated[
+        str, typer.Argument(help="A YAML file (or its URL), such as configs/quickstart.yaml or RUN/config.yaml.")
+    ],
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="a.b=c", help="Change one setting; may be repeated.")
     ] = None,

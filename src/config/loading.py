@@ -17,8 +17,8 @@ from src.errors import ConfigError
 _SECRET_KEYS = re.compile(r"(.*_)?(api_?key|token|secret|password|credentials?)", re.IGNORECASE)
 _SECRET_VALUES = re.compile(
     r"(?<![\w-])(tml-[\w-]{12,}|hf_[A-Za-z0-9]{30,}|sk-[\w-]{32,}|eyJ[\w-]{8,}\.[\w-]{8,})"
-    r"|https?://[^\s/@]+:[^\s/@]+@"
-    r"|(?i:https?://\S+[?&]\S*(signature|sig|token)=)"
+    r"|\b[a-z][a-z0-9+.-]*://[^\s/@]+:[^\s/@]+@"
+    r"|(?i:\b[a-z][a-z0-9+.-]*://\S+[?&]\S*(signature|sig|token)=)"
 )
 
 

@@ -14,7 +14,7 @@ from src.models.adapter_switch import adapter_in_force
 from src.models.decoding import Sampling, generate
 from src.models.extraction.cache import ActivationCache, row_key
 from src.models.extraction.engine import CachePolicy
-from src.models.extraction.fingerprint import fingerprint, quantization_of
+from src.models.extraction.fingerprint import check_can_be_cached, fingerprint, quantization_of
 from src.models.extraction.keeping import Keeper
 from src.models.extraction.packing import plan_batches
 from src.models.extraction.table import Table
@@ -172,6 +172,7 @@ def _answer_cache(
     """A context of its own for each way to generate: the model's generation settings change what it says."""
     if cache_dir is None:
         return None
+    check_can_be_cached(model)
     settings = {key: repr(value) for key, value in model.generation_config.to_diff_dict().items()}
     settings.pop("transformers_version", None)
     chosen = asdict(sampling) if sampling else {"greedy": True}

@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 from src.errors import DataError, ModelError
 from src.models.extraction.cache import ActivationCache, row_key
 from src.models.extraction.engine import CachePolicy
-from src.models.extraction.fingerprint import fingerprint, quantization_of
+from src.models.extraction.fingerprint import check_can_be_cached, fingerprint, quantization_of
 from src.models.extraction.keeping import Keeper
 from src.models.extraction.layers import anatomy
 from src.models.extraction.packing import plan_batches
@@ -62,6 +62,7 @@ def answer_likelihood(
     table = Table([row_key((*prompt, *answer), len(prompt) - 1) for prompt, answer in pairs], [_QUANTITY])
     store = None
     if cache_dir is not None:
+        check_can_be_cached(model)
         context = fingerprint(model) | {"position": "answer likelihood"}
         name = model.config._name_or_path
         store = ActivationCache(cache_dir, context, model_name=name, required=cache == "required")

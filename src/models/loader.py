@@ -83,6 +83,11 @@ class ModelLoader:
         quantization = self._one_quantization(quantization)
         _, adapters = self._check(quantization)
         model, tokenizer = self._load_base(quantization)
+        if adapters and (away := sum(parameter.is_meta for parameter in model.parameters())):
+            raise ModelError(
+                f"{away} tensors of {self.model_name} lie in memory or on disk, because no GPU has room for them, and "
+                "an adapter cannot be put on those. Use more GPUs, or a quantization."
+            )
         if adapters:
             model = attach_adapter(model, *adapters)
         return model.eval(), tokenizer

@@ -5,10 +5,12 @@ answer and every setting, so that nothing of its own defaults comes in; what it 
 """
 
 import hashlib
+import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,6 +24,7 @@ from src.models.decoding import Sampling
 _SHARE = 0.8
 _QUIET = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "VLLM_LOGGING_LEVEL": "ERROR",
           "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}  # fmt: skip
+_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # each is room for all below
 # Generation settings of a model that a greedy answer does not depend on, or that are passed on.
 _HARMLESS = frozenset({
     "_from_model_config", "bos_token_id", "cache_implementation", "do_sample", "eos_token_id", "max_length",
@@ -118,7 +121,7 @@ def start_vllm(
         engine = import_module("vllm").LLM(
             model_name, revision=revision, dtype=str(model.dtype).removeprefix("torch."), seed=0,
             max_model_len=context_length(model), generation_config="vllm", disable_log_stats=True,
-            **_memory(), **_lora(model, adapters or {}),
+            **_memory(), **_lora(adapters or {}),
         )  # fmt: skip
     numbered = {name: (number, folder) for number, (name, folder) in enumerate((adapters or {}).items(), start=1)}
     return VllmGenerator(engine, numbered)
@@ -152,17 +155,18 @@ def _memory() -> dict[str, Any]:
     return {"gpu_memory_utilization": _SHARE * free / total}
 
 
-def _lora(model: Any, adapters: Mapping[str, str]) -> dict[str, Any]:
+def _lora(adapters: Mapping[str, str]) -> dict[str, Any]:
     if not adapters:
         return {}
-    ranks = [rank for name in adapters for rank in _ranks(model.peft_config[name])]
-    # vLLM takes certain ranks only, of which each is room for all below.
-    room = next(rank for rank in (8, 16, 32, 64, 128, 256, 320, 512) if rank >= max(ranks))
+    settings = [json.loads((Path(folder) / "adapter_config.json").read_text()) for folder in adapters.values()]
+    for folder, one in zip(adapters.values(), settings, strict=True):
+        if one.get("rank_pattern") or one.get("alpha_pattern") or one["r"] > _RANKS[-1]:
+            raise ConfigError(
+                f"The adapter {folder} has ranks or scales of its own for some modules, or a rank above {_RANKS[-1]}, "
+                "which vLLM does not take. Let transformers answer."
+            )
+    room = next(rank for rank in _RANKS if rank >= max(one["r"] for one in settings))
     return {"enable_lora": True, "max_lora_rank": room, "max_loras": 1}
-
-
-def _ranks(config: Any) -> list[int]:
-    return [config.r, *config.rank_pattern.values()]
 
 
 def _seed(sampling: Sampling, ids: Sequence[int]) -> int:

@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from src import storage
 from src.config import Config, load_config
 from src.data.splits import SPLITS
 from src.errors import ConfigError
@@ -131,9 +132,15 @@ def linear_weights(saved: SavedProbe) -> ProbeWeights:
     return saved.weights
 
 
+def _run_folder(probe: str | Path) -> Path:
+    """RUN of RUN/probes/VARIANT."""
+    place = storage.place(probe)
+    return (place.absolute() if storage.is_local(place) else place).parents[1]
+
+
 def _config_beside(probe: Any) -> Path:
     """RUN/config.yaml of RUN/probes/VARIANT."""
-    path = Path(str(probe)).absolute().parents[1] / CONFIG if isinstance(probe, str | Path) else None
+    path = _run_folder(probe) / CONFIG if isinstance(probe, str | Path) else None
     if path is None or not path.is_file():
         raise ConfigError(
             "The probe does not lie in the folder of a run (RUN/probes/VARIANT), so its questions are not known. Name "
@@ -184,6 +191,8 @@ def _settings(settings: Config, saved: SavedProbe, named: Named) -> Config:
             "tinker": None,
             "extraction.layers": [int(layer) if layer.isdigit() else layer],
             "extraction.position": [origin.position],
+            "extraction.states": None,  # both models are read here: a folder's states would be equal to themselves
+            "extraction.layer_ids": None,
             "baselines": {},
             "transfer": {},
         },

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from src import storage
+from src.config import load_config
 from src.errors import ConfigError
 from src.evaluation.comparison import Difference, difference, flips
 from src.evaluation.intervals import Scored, calibrated_null, score
@@ -194,9 +195,11 @@ def _settings_that_differ(sides: Sequence[Side]) -> list[str]:
 
 
 def _flat(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings as {"data.limit": 7}; those that an older version did not know have their defaults."""
+    defaults = load_config({"model": {"name": "any"}}).model_dump(mode="json")
     return {
         f"{section}.{key}": value
         for section, settings in config.items()
-        if section != "run"
-        for key, value in (settings or {}).items()
+        for key, value in ((defaults.get(section) or {}) | (settings or {})).items()
+        if section != "run" or key == "generator"
     }

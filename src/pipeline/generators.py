@@ -6,11 +6,12 @@ from typing import Any
 
 from src.config import Config
 from src.errors import ConfigError
-from src.pipeline.questions import Questions
+from src.pipeline.questions import Task
 
 
-def check_generator(config: Config, questions: Questions) -> None:
-    """Raises ConfigError where vLLM is asked for and cannot serve this run."""
+def check_generator(tasks: Sequence[Task]) -> None:
+    """Raises ConfigError where vLLM is asked for and cannot serve this run, whose own data set is the first task."""
+    config = tasks[0].config
     if config.run.generator != "vllm":
         return
     if importlib.util.find_spec("vllm") is None:
@@ -22,11 +23,16 @@ def check_generator(config: Config, questions: Questions) -> None:
             f"run.generator is vllm, which would answer with other weights than the {config.model.quantization} ones "
             "that states are read from. Leave one of the two out."
         )
-    if questions.given or (questions.with_choices and not config.baselines.stated):
+    if not any(_in_words(task) for task in tasks):
         raise ConfigError(
             "run.generator is vllm, and nothing here is answered in words: leave it out, or set data.answer_by: "
             "generation."
         )
+
+
+def _in_words(task: Task) -> bool:
+    questions = task.questions
+    return not questions.given and (not questions.with_choices or task.config.baselines.stated)
 
 
 def answer_as_configured(model: Any, config: Config, adapters: Sequence[str]) -> None:

@@ -89,7 +89,7 @@ class _Clock:
         log.info("%s ...", name)
         start = time.perf_counter()
         yield
-        self.seconds[name] = round(time.perf_counter() - start, 2)
+        self.seconds[name] = round(self.seconds.get(name, 0) + time.perf_counter() - start, 2)
 
 
 def run(config: str | Path | Mapping[str, Any] | Config) -> RunResult:

@@ -12,6 +12,7 @@ from src.data.splits import SPLITS, Splits, split_examples
 from src.data.trained_on import apart, read_trained_on
 from src.errors import ConfigError, ModelError
 from src.pipeline.folder import folder_state
+from src.pipeline.generators import check_generator
 from src.pipeline.naming import variant_names
 from src.pipeline.outside import check_fit, states_note, states_of
 from src.pipeline.positions import read_once
@@ -99,6 +100,7 @@ def make_plan(config: Config) -> Plan:
         if not is_converted(config.conversion[0], config.model.name, config.conversion[1]):
             check_source(config.conversion[0], allow_export=bool(config.tinker and config.tinker.allow_export))
     tasks = (Task(data_name(config.data), config, *_asked(config)), *_others(config))
+    check_generator(tasks)
     skeleton = model_loader(config, () if config.conversion else config.adapter_folders).skeleton()
     layers, width = _layers(config, skeleton)
     folders = config.adapter_folders
@@ -106,7 +108,8 @@ def make_plan(config: Config) -> Plan:
     weight_bytes = sum(count * size for count, size in sizes)
     once = len(read_once(config.extraction.position))
     states = sum(len(task.questions.examples) * once + _answer_tokens(config, task.questions) for task in tasks)
-    state_bytes = (1 + len(folders)) * states * len(layers) * width * sizes[0][1]
+    # States from outside are never kept.
+    state_bytes = 0 if config.extraction.states else (1 + len(folders)) * states * len(layers) * width * sizes[0][1]
     return Plan(
         tasks=tasks,
         layers=layers,

@@ -4,7 +4,6 @@ import importlib.util
 
 from src.config import Config
 from src.errors import ConfigError
-from src.pipeline.generators import check_generator
 from src.pipeline.questions import Questions
 
 # Read without generating an answer; of answers from outside no thinking and no exact answer is known.
@@ -16,7 +15,6 @@ _NOT_OF_GIVEN = ("answer_letter", "end_of_thinking", "before_exact_answer", "exa
 def check_settings(config: Config, questions: Questions) -> None:
     """Raises ConfigError, naming the setting and what to do."""
     _check_engine(config)
-    check_generator(config, questions)
     _check_states(config, questions)
     if questions.given:
         _check_given(config)
@@ -34,6 +32,8 @@ def check_settings(config: Config, questions: Questions) -> None:
 def _check_engine(config: Config) -> None:
     if config.run.engine != "ray":
         return
+    if config.extraction.states is not None:
+        raise ConfigError("run.engine is ray, and extraction.states are there already: use the local engine.")
     if importlib.util.find_spec("ray") is None:
         raise ConfigError('run.engine is ray, which is not installed: pip install "llm-confidence-probing[ray]".')
     if config.extraction.cache_dir is None:

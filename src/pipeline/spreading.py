@@ -30,6 +30,8 @@ from src.pipeline.generators import answer_as_configured
 from src.pipeline.plan import Plan, model_loader
 from src.pipeline.questions import Questions, Task
 
+log = logging.getLogger(__name__)
+
 # Small enough that workers end together and a killed one loses little, large enough to pack and to share beginnings.
 _MOST_QUESTIONS, _PORTIONS = 512, 8
 # Of a logical CPU: workers that take all of them would starve Ray's own read tasks, and wait for ever.
@@ -147,13 +149,15 @@ def spread(portions: Sequence[Any], worker: type, spec: Any, *, workers: int) ->
     import ray
     import ray.exceptions
 
-    with_gpu = ray.cluster_resources().get("GPU", 0) >= workers
+    gpus = ray.cluster_resources().get("GPU", 0)
+    if 0 < gpus < workers:
+        log.warning("The cluster has %d GPUs and there are %d workers: they run without any.", gpus, workers)
     rows = [{"number": number, "portion": portion} for number, portion in enumerate(portions)]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # max_task_retries has no other way in yet
         done = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
             _Actor, fn_constructor_args=(worker, spec), batch_size=1, num_cpus=_CPUS,
-            num_gpus=1 if with_gpu else None, compute=ray.data.ActorPoolStrategy(size=workers),
+            num_gpus=1 if gpus >= workers else None, compute=ray.data.ActorPoolStrategy(size=workers),
             max_task_retries=_TRIES_AGAIN,
         )  # fmt: skip
     seen = np.zeros(len(rows), dtype=bool)
@@ -200,6 +204,7 @@ def _portions(tasks: Sequence[Task], workers: int) -> Iterator[Portion]:
     size = max(1, min(_MOST_QUESTIONS, -(-total // (workers * _PORTIONS))))
     for task in tasks:
         settings, n = task.config.model_dump(mode="json"), len(task.questions.examples)
+        settings["extraction"]["cache"] = "required"  # what a worker cannot keep would be computed again by the driver
         for start in range(0, n, size):
             yield Portion(task.name, settings, task.questions.only(range(start, min(start + size, n))))
 

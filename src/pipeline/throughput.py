@@ -6,7 +6,7 @@ from a price that the user gives.
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from src.models.extraction.packed import top_block
 from src.models.extraction.tokens import context_length, tokenize
 from src.models.generation import prompt_limit
 from src.pipeline.asking import ask, forecast
+from src.pipeline.generators import answer_as_configured
 from src.pipeline.plan import Plan, model_loader
 from src.pipeline.questions import Task
 from src.pipeline.sense import needs_no_weights
@@ -145,10 +146,11 @@ def measure(
     """
     if needs_no_weights(config, plan.task.questions):
         raise ConfigError("Nothing of this run goes through the model, so there is no speed to measure.")
-    model, tokenizer = model_loader(config, () if config.conversion else config.adapter_folders).load()
+    folders = () if config.conversion else config.adapter_folders
+    model, tokenizer = model_loader(config, folders).load()
+    answer_as_configured(model, config, folders)
     task, n = plan.task, len(plan.task.questions.examples)
-    uncached = task.config.extraction.model_copy(update={"cache_dir": None})
-    own = task.config.model_copy(update={"extraction": uncached})
+    own = _uncached(task).config
     count, seconds, warm = min(_BEGIN, n), 0.0, False
     while True:
         some = task.questions.only(np.linspace(0, n - 1, count).astype(int).tolist())
@@ -162,6 +164,11 @@ def measure(
     passes = forecast(model, tokenizer, some, own, layers=plan.layers)
     work = work_of(model, tokenizer, part, passes, plan.layers)
     return Speed(work.tokens / seconds, f"measured here on {count:,} of the questions in {seconds:.1f} s")
+
+
+def _uncached(task: Task) -> Task:
+    extraction = task.config.extraction.model_copy(update={"cache_dir": None})
+    return replace(task, config=task.config.model_copy(update={"extraction": extraction}))
 
 
 def estimate(
@@ -194,13 +201,23 @@ def estimate(
     model, tokenizer = loader.skeleton(), loader.tokenizer()
     forecasts = [ExtractionPlan(**one["passes"]) for one in (facts, *facts["transfer"])]
     pairs = zip(plan.tasks, forecasts, strict=True)
-    once = sum((work_of(model, tokenizer, task, passes, plan.layers) for task, passes in pairs), Work())
-    models, workers = facts["models"], config.run.workers
-    hours = None if speed is None else models * once.tokens / speed.tokens_per_second / 3600 / workers
+    work = sum((work_of(model, tokenizer, task, passes, plan.layers) for task, passes in pairs), Work())
+    if adapters := facts["models"] - 1:
+        # Without weights nothing says which adapter's rows lie in the cache: all are counted as work.
+        anew = [_uncached(task) for task in plan.tasks]
+        once = (
+            work_of(model, tokenizer, task, forecast(model, tokenizer, task.questions, task.config, layers=plan.layers),
+                    plan.layers)
+            for task in anew
+        )  # fmt: skip
+        one = sum(once, Work())
+        work = sum([one] * adapters, work)
+    workers = config.run.workers
+    hours = None if speed is None else work.tokens / speed.tokens_per_second / 3600 / workers
     return {
-        "tokens": models * once.tokens,
-        "answered": models * once.answered,
-        "operations": models * once.operations,
+        "tokens": work.tokens,
+        "answered": work.answered,
+        "operations": work.operations,
         "counted": COUNTED,
         "workers": workers,
         "tokens_per_second": None if speed is None else speed.tokens_per_second,

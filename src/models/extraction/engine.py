@@ -11,11 +11,10 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from src import files
-from src.errors import ModelError
 from src.models.extraction.cache import ActivationCache, row_key
 from src.models.extraction.capture import NEXT, Windows
 from src.models.extraction.cost import token_budget
-from src.models.extraction.fingerprint import fingerprint, quantization_of
+from src.models.extraction.fingerprint import check_can_be_cached, fingerprint, quantization_of
 from src.models.extraction.keeping import Keeper
 from src.models.extraction.layers import Anatomy, anatomy
 from src.models.extraction.packed import why_not_packable
@@ -144,11 +143,7 @@ def read_rows(
     job, table = request.job, Table(request.keys, request.quantities)
     store = None
     if cache_dir is not None:
-        if any(hasattr(parameter, "full_tensor") for parameter in model.parameters()):
-            raise ModelError(
-                "This model is split over processes (tp_plan). They could disagree about what the cache holds, and "
-                "wait for each other for ever. Leave cache_dir out."
-            )
+        check_can_be_cached(model)
         context, name = cache_context(model, job.parts), model.config._name_or_path
         store = ActivationCache(cache_dir, context, model_name=name, required=cache == "required")
         store.fill(table)

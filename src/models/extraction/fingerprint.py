@@ -13,6 +13,7 @@ import xxhash
 from torch import Tensor, nn
 
 from src import files
+from src.errors import ModelError
 
 CAPTURE_VERSION = 2
 _STAYING = "_confprobe_weights_hash"
@@ -37,6 +38,15 @@ def fingerprint(model: Any) -> dict[str, Any]:
         "attention": model.config._attn_implementation,
         "config": files.sha256_of_json(json.loads(json.dumps(config, default=str)))[:16],
     }
+
+
+def check_can_be_cached(model: nn.Module) -> None:
+    """Raises ModelError for a model whose processes could disagree about what a cache holds."""
+    if any(hasattr(parameter, "full_tensor") for parameter in model.parameters()):
+        raise ModelError(
+            "This model is split over processes (tp_plan). They could disagree about what the cache holds, and wait "
+            "for each other for ever. Leave cache_dir out."
+        )
 
 
 def weights_stay(model: nn.Module) -> None:

@@ -108,7 +108,7 @@ def prune(folder: str | Path, *, older_than_days: float | None = None, dry_run: 
             count, size = count + 1, size + path.stat().st_size
             if not dry_run:
                 _remove(path)
-        if old and not dry_run and not any(context.iterdir()):
+        if old and not dry_run and storage.is_local(context) and not any(context.iterdir()):
             context.rmdir()
     return count, size
 
