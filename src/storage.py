@@ -13,7 +13,7 @@ from src.errors import StorageError
 def place(where: str | Path) -> Path:
     """The folder or file of this name: a path of this machine, or for a URL something with the methods of one.
 
-    Nothing is asked of the storage yet.
+    No file is looked at yet; some storage (sftp, for one) is connected to.
 
     Raises:
         StorageError: a URL of no kind of storage that can be used from here.
@@ -29,7 +29,7 @@ def place(where: str | Path) -> Path:
         # A listing that was true a moment ago hides what another worker has written since.
         found = UPath(url, use_listings_cache=False)
         found.fs  # noqa: B018 (made now: it may lack a package)
-    except (ImportError, ValueError) as error:
+    except (ImportError, ValueError, OSError) as error:
         raise StorageError(f"{url} is in no storage that can be used from here: {error}.") from error
     return cast(Path, found)
 

@@ -367,9 +367,10 @@ def test_a_torn_file_is_refused_at_every_length(tmp_path):
         dataclasses.replace(one, content=one.content).read(0, 2, [0, 1])
 
 
-def test_files_of_several_extractions_are_not_mixed(tmp_path):
+@pytest.mark.parametrize("other", [torch.zeros(2, 2, 4), torch.zeros(2, 1, 8), torch.zeros(2, 1, 4).bfloat16()])
+def test_files_of_several_extractions_are_not_mixed(tmp_path, other):
     save_file({"hidden_states": torch.zeros(2, 1, 4), "token_ids": torch.arange(2)}, tmp_path / "a.safetensors")
-    save_file({"hidden_states": torch.zeros(2, 2, 4), "token_ids": torch.arange(2)}, tmp_path / "b.safetensors")
+    save_file({"hidden_states": other, "token_ids": torch.arange(2)}, tmp_path / "b.safetensors")
     with pytest.raises(DataError, match="Keep one extraction in a folder"):
         open_states(tmp_path, layer_ids=[1])
 

@@ -154,13 +154,12 @@ def test_an_error_of_a_worker_is_the_error_of_the_run(ray_alone, tmp_path, model
 
 @pytest.mark.slow
 def test_real_questions_with_workers_killed_at_random_moments(ray_alone, shared, tmp_path):
-    settings = {
-        "model": {"name": str(shared / "models" / "stories260K")},
-        "data": {"name": "mmlu", "path": str(shared / "data" / "mmlu"), "limit": 300, "truncation": "left"},
-        "extraction": {"layers": [2, 4], "cache_dir": str(tmp_path / "alone" / "cache")},
-        "evaluation": {"bootstrap": 100},
-        "run": {"dir": str(tmp_path / "alone" / "run")},
-    }
+    changes = {
+        "model.name": str(shared / "models" / "stories260K"), "data.path": str(shared / "data" / "mmlu"),
+        "data.limit": 240, "extraction.layers": [2, 4], "evaluation.bootstrap": 100,
+        "extraction.cache_dir": str(tmp_path / "alone" / "cache"), "run.dir": str(tmp_path / "alone" / "run"),
+    }  # fmt: skip
+    settings = load_config(Path(__file__).parents[1] / "configs" / "mmlu.yaml", changes).model_dump(mode="json")
     alone = run(settings).folder
     rng = random.Random(0)
     moments = [[], *([rng.uniform(0, 4)] for _ in range(3))]

@@ -19,9 +19,10 @@ def answers_parquet(
 ) -> bytes:
     """The file's bytes: one row per model and question.
 
-    Columns: model ("base", "tuned"), id, subject, tag, split, group (questions with the same text share it), question,
-    choices, target, prompt, answer, extracted (null: nothing was found), extractor, correct, status, judged (whether it
-    is a test question that counts), own_probability, probe and text_only (null where they were fitted or could not be),
+    Columns: model ("base", and its adapters by name: one is "tuned"), id, subject, tag, split, group (questions with
+    the same text share it), question, choices, target, prompt, answer, extracted (null: nothing was found), extractor,
+    correct, status, judged (whether it is a test question that counts), own_probability, probe and text_only (null
+    where they were fitted or could not be),
     and one for each signal, such as entropy.
     """
     import pyarrow as pa

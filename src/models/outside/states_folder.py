@@ -134,10 +134,11 @@ def open_states(folder: str | Path, *, layer_ids: Sequence[int | str] | None = N
     found = tuple(map(read_states_file, paths))
     first = found[0]
     for file in found[1:]:
-        if (file.tool, file.layers, file.width) != (first.tool, first.layers, first.width):
+        if (file.tool, file.layers, file.width, file.dtype) != (first.tool, first.layers, first.width, first.dtype):
             raise DataError(
-                f"{file.path} has {file.layers} layers of width {file.width} ({file.tool}), and {first.path.name} "
-                f"{first.layers} of width {first.width} ({first.tool}). Keep one extraction in a folder."
+                f"{file.path} has {file.layers} layers of width {file.width} in {file.dtype} ({file.tool}), and "
+                f"{first.path.name} {first.layers} of width {first.width} in {first.dtype} ({first.tool}). Keep one "
+                "extraction in a folder."
             )
     ids = _layer_ids(path, layer_ids)
     if len(ids) != first.layers:
