@@ -72,20 +72,24 @@ def _fixed_points(series: np.ndarray, fewest_nodes: int, tolerance: float) -> np
     E falls with s, so the fixed point always lies between s and E(s): each step bounds it from both sides, and where
     they are close, so is the fixed point. The next s is the secant's, or the middle where that leaves the bounds.
     """
-    s = np.full(len(series), _FIRST_GUESS)
-    low, high = np.zeros(len(series)), np.ones(len(series))
+    found = np.full(len(series), _FIRST_GUESS)
+    open_ = np.arange(len(series))
+    s, low, high = found.copy(), np.zeros(len(series)), np.ones(len(series))
     before, gap_before = s, np.full(len(series), np.nan)
     for _ in range(_STEPS):
-        error = _error(series, s, fewest_nodes)
+        error = _error(series[open_], s, fewest_nodes)
         gap = error - s
         low, high = np.maximum(low, np.minimum(s, error)), np.minimum(high, np.maximum(s, error))
-        if not (np.abs(gap) > tolerance).any():
-            break
         with np.errstate(invalid="ignore", divide="ignore"):
             secant = s - gap * (s - before) / (gap - gap_before)
-        before, gap_before = s, gap
-        s = np.where((secant >= low) & (secant <= high), secant, (low + high) / 2)
-    return s
+        following = np.where((secant >= low) & (secant <= high), secant, (low + high) / 2)
+        found[open_] = s
+        left = np.abs(gap) > tolerance
+        if not left.any():
+            break
+        open_, before, gap_before = open_[left], s[left], gap[left]
+        s, low, high = following[left], low[left], high[left]
+    return found
 
 
 def _error(series: np.ndarray, s: np.ndarray, fewest_nodes: int) -> np.ndarray:
