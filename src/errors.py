@@ -5,6 +5,24 @@ what to do next. To add one: derive from `ProbingError` (or a child) and the std
 positional message (so that it stays picklable), and map it to an exit code in `src.cli.ending` if it needs one.
 """
 
+import re
+
+# Whatever moves a terminal's cursor, colours its lines or turns the direction of its text.
+_NOT_PRINTED = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+# An address with a password (which may hold "/", and is no port), or with a query that lets in whoever has it.
+PRIVATE_URL = (
+    r"(?i:\b[a-z][a-z0-9+.-]*://(?:[^\s/@:]*:(?!\d+(?:/|$))[^\s@]*@|"
+    r"\S*[?&]\S*(?:signature|sig|token|password|secret|api_?key|access_?key)=\S*))"
+)
+
+
+def printable(text: str) -> str:
+    """The text as a terminal may be given it.
+
+    Control characters, but for line ends and tabs, are replaced, and addresses with a password or signature left out.
+    """
+    return re.sub(PRIVATE_URL, "(an address with a secret)", _NOT_PRINTED.sub("\N{REPLACEMENT CHARACTER}", text))
+
 
 class ProbingError(Exception):
     """Base of every error raised on purpose by this library."""

@@ -1,6 +1,7 @@
 """What this machine has, memory (a container's limit respected) and disk space, and what it says when it is full."""
 
 import contextlib
+import errno
 import os
 import shutil
 from collections.abc import Iterator, Mapping
@@ -60,9 +61,10 @@ def writing(folder: Path, *, setting: str) -> Iterator[None]:
     except OSError as error:
         if isinstance(error, ProbingError):
             raise
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         raise StorageError(
-            f"{folder.absolute()} cannot be used: {error.strerror or error}{_room(folder)}. Choose another {setting}, "
-            "or make room."
+            f"{folder.absolute()} cannot be used: {str(error.strerror or error).rstrip('.')}{_room(folder)}. Choose "
+            f"another {setting}{', or make room' if full else ''}."
         ) from error
 
 
@@ -71,6 +73,14 @@ def _room(folder: Path) -> str:
         return f" ({in_words(free_disk(folder))} are free there)"
     except OSError:
         return ""
+
+
+def time_in_words(seconds: float) -> str:
+    """90 s, 45 minutes or 6.7 hours."""
+    for unit, length in (("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:,.3g} {unit}" if seconds < 1000 * length else f"{seconds / length:,.0f} {unit}"
+    return f"{seconds:.3g} s"
 
 
 def in_words(n_bytes: int) -> str:

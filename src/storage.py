@@ -1,6 +1,7 @@
 """Folders on this machine, and, named by a URL, in the storage that fsspec knows (S3, Google's, memory, ...)."""
 
 import contextlib
+import os
 import shutil
 import sys
 from collections.abc import Iterator
@@ -9,6 +10,8 @@ from typing import Any, cast
 
 from src.errors import StorageError
 
+ACCESS = "Credentials are read from where the storage's own tools have them (S3: AWS_PROFILE, AWS_ENDPOINT_URL)."
+
 
 def place(where: str | Path) -> Path:
     """The folder or file of this name: a path of this machine, or for a URL something with the methods of one.
@@ -16,22 +19,30 @@ def place(where: str | Path) -> Path:
     No file is looked at yet; some storage (sftp, for one) is connected to.
 
     Raises:
-        StorageError: a URL of no kind of storage that can be used from here.
+        StorageError: a URL of no kind of storage that can be used from here, or of a file on another host.
     """
     url = str(where)
     if not is_url(url):
-        return Path(where).expanduser()
+        return local(where)
     if url.startswith("file://"):
-        return Path(url.removeprefix("file://"))
+        path = url.removeprefix("file://").removeprefix("localhost")
+        if not path.startswith("/"):
+            raise StorageError(f"{url} names a host, or no whole path. Write file:///path, or the path alone.")
+        return Path(path)
     from upath import UPath
 
     try:
         # A listing that was true a moment ago hides what another worker has written since.
         found = UPath(url, use_listings_cache=False)
         found.fs  # noqa: B018 (made now: it may lack a package)
-    except (ImportError, ValueError, OSError) as error:
+    except (ImportError, ValueError, TypeError, OSError) as error:
         raise StorageError(f"{url} is in no storage that can be used from here: {error}.") from error
     return cast(Path, found)
+
+
+def local(path: str | Path) -> Path:
+    """A path of this machine with `~` expanded; of a user who is not there it stays as it is."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111 (Path.expanduser raises for an unknown user)
 
 
 def is_url(where: str) -> bool:
@@ -44,6 +55,17 @@ def is_local(path: Path) -> bool:
     return isinstance(path, Path)
 
 
+def is_file(path: Any) -> bool:
+    """Whether a file is there. Raises OSError where that cannot be found out."""
+    if is_local(path):
+        return path.is_file()
+    with as_os_error():
+        try:
+            return path.fs.info(path.path)["type"] == "file"
+        except FileNotFoundError:
+            return False
+
+
 def make_folder(path: Path) -> None:
     """Make a folder of this machine, with its parents; object stores have none. Raises OSError."""
     if is_local(path):
@@ -51,9 +73,12 @@ def make_folder(path: Path) -> None:
 
 
 def remove_folder(path: Any) -> None:
-    """Remove a folder with all that is in it; nothing where there is none."""
+    """Remove a folder with all that is in it, of a link the link; nothing where there is none. Raises OSError."""
     if is_local(path):
-        shutil.rmtree(path, ignore_errors=True)
+        if path.is_symlink():
+            path.unlink()
+        elif path.exists():
+            shutil.rmtree(path)
     elif path.exists():
         with as_os_error():
             path.fs.rm(path.path, recursive=True)
@@ -82,10 +107,11 @@ def as_os_error() -> Iterator[None]:
     """What botocore raises before S3 has answered (no credentials, no connection) is no OSError by itself."""
     try:
         yield
-    except _unanswered() as error:
-        raise OSError(str(error)) from error
+    except unanswered() as error:
+        raise OSError(f"{str(error).rstrip('.')}. {ACCESS}") from error
 
 
-def _unanswered() -> tuple[type[Exception], ...]:
+def unanswered() -> tuple[type[Exception], ...]:
+    """What is raised by storage that is loaded here before it has answered, and is no OSError."""
     botocore = sys.modules.get("botocore.exceptions")
     return (botocore.BotoCoreError,) if botocore else ()

@@ -7,6 +7,7 @@ import torch
 from src.errors import DataError
 from src.models import HiddenStateExtractor
 from src.models.answering import answer_choices
+from src.models.decoding import Sampling, _Drawn
 from src.models.generation import answer_freely
 
 PROMPTS = [f"Question: {'what ' * n}?\nA. x\nB. y\nAnswer:" for n in (1, 9, 3, 3, 14)]
@@ -101,6 +102,39 @@ def test_free_answers_equal_greedy_decoding_one_at_a_time(model, tokenizer):
         assert answers.finished[row] == ended
         assert answers.log_probabilities[row] == pytest.approx(np.mean(scores), abs=1e-4)
     assert ((answers.confidence > 0) & (answers.confidence <= 1)).all()
+
+
+def test_sampled_answers_depend_on_the_seed_and_their_own_prompt_only(model, tokenizer):
+    def drawn(prompts, **sampling):
+        return answer_freely(model, tokenizer, prompts, max_new_tokens=12, sampling=Sampling(**sampling))
+
+    before = torch.random.get_rng_state()
+    together = drawn(PROMPTS)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    alone = [drawn([prompt]) for prompt in PROMPTS]
+    assert together.texts == tuple(one.texts[0] for one in alone)
+    np.testing.assert_allclose(together.log_probabilities, [one.log_probabilities[0] for one in alone], atol=1e-5)
+    assert together.texts != drawn(PROMPTS, seed=1).texts
+    assert together.texts != answer_freely(model, tokenizer, PROMPTS, max_new_tokens=12).texts
+    # The colder, the greedier; their probability is the model's own at temperature 1 all the same.
+    cold = drawn(PROMPTS, temperature=1e-4)
+    greedy_ones = answer_freely(model, tokenizer, PROMPTS, max_new_tokens=12)
+    assert cold.texts == greedy_ones.texts
+    np.testing.assert_allclose(cold.log_probabilities, greedy_ones.log_probabilities, atol=1e-5)
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
+def test_tokens_are_drawn_as_often_as_they_are_likely(temperature):
+    scores = torch.tensor([[0.3, -1.2, 2.0, 0.0, -float("inf")]])
+    expected = (scores[0] / temperature).softmax(-1)
+    n = 20_000
+    process = _Drawn(Sampling(temperature), [[row] for row in range(20)], torch.device("cpu"))
+    counts = torch.zeros(5)
+    for _ in range(n // 20):
+        counts += torch.bincount(process(torch.zeros(20, 1), scores.expand(20, 5)).argmax(-1), minlength=5)
+    assert counts[4] == 0
+    deviations = (counts[:4] / n - expected[:4]) / (expected[:4] * (1 - expected[:4]) / n).sqrt()
+    assert deviations.abs().max() < 4
 
 
 def test_a_stop_string_ends_an_answer_and_its_probability(model, tokenizer):

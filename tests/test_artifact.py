@@ -278,6 +278,17 @@ def test_a_header_that_is_no_json_is_refused(folder, text, message):
         SavedProbe.from_pretrained(folder)
 
 
+def test_numbers_that_would_overflow_and_promises_that_cannot_be_are_refused(folder):
+    for changes in ({"weight": np.full(8, 1e308)}, {"scale": np.full(8, 5e-324)}):
+        with pytest.raises(IntegrityError, match="a number that no fit gives"):
+            SavedProbe.from_pretrained(with_arrays(folder, arrays(**changes)))
+    with_arrays(folder, arrays())
+    promise = {"threshold": 0.5, "risk": 0.1, "certainty": 0.95, "coverage": 0.5, "answered": 1, "wrong": 3}
+    rewritten(folder, promises=[promise])
+    with pytest.raises(IntegrityError, match="a promise on 1 answers, 3 of them wrong"):
+        SavedProbe.from_pretrained(folder)
+
+
 def test_infinity_in_a_header_is_refused(folder):
     text = (folder / HEADER).read_text()
     (folder / HEADER).write_text(text.replace('"auroc": 0.8', '"auroc": 1e999'))

@@ -16,6 +16,8 @@ from src.errors import ConfigError, DataError
 from src.models.answering import answer_choices, letter_states
 from src.pipeline import run
 from src.pipeline.plan import make_plan
+from src.report import print_report
+from src.report.html import render_html
 from tests.test_data import write_lines
 
 
@@ -106,6 +108,18 @@ def test_settings_that_make_no_sense_together_are_named(tmp_path, model_folder, 
         make_plan(load_config(settings(tmp_path, model_folder, choices, **sections)))
 
 
+def test_prompts_that_lose_their_beginning_when_it_asks_again_are_counted(tmp_path, model_folder, capsys):
+    rows = [{"question": "what " * 56 * (n % 2) + str(n), "choices": ["x", "y"], "answer": "x"} for n in range(40)]
+    path = write_lines(tmp_path / "long.jsonl", *rows)
+    given = {"baselines": {"p_true": True}, "data": {"name": "custom", "path": str(path)}}
+    results = run(settings(tmp_path, model_folder, path, **given)).results
+    base = results["variants"]["base"]
+    assert (base["truncated"], base["shortened"]) == (0, {"p_true": 20})
+    print_report(results)
+    assert "base: 20 times it was asked again without its prompt's beginning (P(True))." in capsys.readouterr().out
+    assert "20 times the model was asked again without the beginning" in render_html(results)
+
+
 def test_confidence_in_words_is_counted_where_there_is_none(tmp_path, model_folder, choices, monkeypatch):
     from src.pipeline import asking_again
 
@@ -163,6 +177,7 @@ def test_answers_that_cannot_be_read_are_wrong_or_left_out_as_configured(tmp_pat
     assert "answered" not in left_out["accuracy"]
 
 
+@pytest.mark.slow
 def test_the_probe_path_of_gsm8k_with_constructed_answers(shared, tmp_path, monkeypatch):
     """The small real model answers none right, so half of its answers are made up, as their own tokens."""
     from src.data import GSM8KDataset

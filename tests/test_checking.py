@@ -9,9 +9,10 @@ import pytest
 from src.config import load_config
 from src.errors import ConfigError, ModelError
 from src.models import ModelLoader
-from src.pipeline import check_probe, checking, run
+from src.pipeline import asking, check_probe, checking, run
 from src.pipeline.check_plan import Named, plan_check
 from src.pipeline.holding import Margins
+from src.pipeline.sharing import training_ids
 from src.probes import SavedProbe
 from src.probes.attention import AttentionWeights
 from src.probes.mlp import MLPWeights
@@ -135,6 +136,32 @@ def test_the_same_states_keep_a_probe_whatever_a_refit_would_gain(probe, finishe
     assert (found.verdict, found.labels) == ("keep", None)
 
 
+def test_what_changed_above_the_probes_layer_is_judged_by_its_answers(probe, tokenizer, tmp_path):
+    """The states are the same, the answers are not: whatever the probe was worth, nothing says that it still is."""
+    import torch
+
+    model = random_llama(len(tokenizer))
+    with torch.no_grad():
+        model.lm_head.weight.neg_()
+    model.save_pretrained(tmp_path / "head")
+    tokenizer.save_pretrained(tmp_path / "head")
+    found = check_probe(probe, str(tmp_path / "head"))
+    assert (found.realignment.moved, found.unchanged) == (0, False)
+    assert found.verdict == found.tested.judgement.verdict
+    assert "not the answers" in found.as_plain()["sentences"][1]
+    unlabelled = check_probe(probe, str(tmp_path / "head"), labelled=False)
+    assert unlabelled.verdict == "not judged"
+
+
+def test_who_generated_the_runs_answers_is_said_where_it_is_not_who_generates_here(probe, finished, model_folder):
+    settings = load_config(finished / "config.yaml", {"run.generator": "vllm", "run.engine": "ray", "run.workers": 2})
+    plan = plan_check(probe, Named(str(model_folder)), config=settings)
+    assert {(one.run.generator, one.run.engine, one.run.workers) for one in (plan.own, plan.other)} == {
+        ("transformers", "local", 1)
+    }
+    assert plan.notes == ("The run had vllm generate its answers; here transformers does, of both models.",)
+
+
 def test_both_models_are_read_also_where_the_run_took_states_from_elsewhere(probe, finished, model_folder, tmp_path):
     with_states = load_config(finished / "config.yaml", {"extraction.states": str(tmp_path)})
     plan = plan_check(probe, Named(str(model_folder)), config=with_states)
@@ -160,6 +187,19 @@ def test_a_probe_outside_of_a_run_needs_its_questions_named(probe, finished, mod
     assert plan_check(away, Named(str(model_folder)), config=finished / "config.yaml").notes == ()
 
 
+def test_a_hub_id_does_not_take_the_configuration_that_lies_here(probe, finished, tmp_path, monkeypatch):
+    """The id owner/name looks like a folder two levels down, and ./config.yaml may be anybody's."""
+    (tmp_path / "config.yaml").write_bytes((finished / "config.yaml").read_bytes())
+    monkeypatch.chdir(tmp_path)
+    for named in ("owner/name", str(SavedProbe.from_pretrained(probe).save_pretrained(tmp_path / "a" / "name"))):
+        monkeypatch.setattr("src.pipeline.check_plan.SavedProbe.from_pretrained", lambda _: SavedProbe)
+        monkeypatch.setattr("src.pipeline.check_plan.linear_weights", lambda _: None)
+        with pytest.raises(ConfigError, match="does not lie in the folder of a run"):
+            plan_check(named, Named("m"))
+        monkeypatch.undo()
+        monkeypatch.chdir(tmp_path)
+
+
 def test_questions_that_may_have_trained_the_probe_are_pointed_at(probe, model_folder, tmp_path):
     other = config(tmp_path, model_folder, lines(tmp_path / "c.jsonl", seed=0, n=140))
     (note,) = plan_check(probe, Named(str(model_folder)), config=other).notes
@@ -168,6 +208,31 @@ def test_questions_that_may_have_trained_the_probe_are_pointed_at(probe, model_f
     unknown = replace(saved, origin=replace(saved.origin, training_ids=None))
     (note,) = plan_check(unknown, Named(str(model_folder)), config=other).notes
     assert "does not say which questions" in note
+
+
+def test_where_unreadable_answers_are_left_out_the_questions_are_those_that_fitted_the_probe(
+    tmp_path, model_folder, monkeypatch
+):
+    path = write_lines(tmp_path / "n.jsonl", *({"question": f"Say {n}!", "answer": str(n % 7)} for n in range(150)))
+    real = asking.answer_freely
+
+    def made_up(model, tokenizer, prompts, **options):
+        said = real(model, tokenizer, prompts, **options)
+        texts = tuple("hm" if n % 4 == 0 else str(n % 7) if n % 3 else "8" for n in range(len(prompts)))
+        return replace(said, texts=texts)
+
+    monkeypatch.setattr(asking, "answer_freely", made_up)
+    data = {"name": "custom", "path": str(path), "marking": "numeric", "max_new_tokens": 2, "unparsed": "drop"}
+    settings = config(tmp_path, model_folder, path, data=data, evaluation={"bootstrap": 100, "repeats": 2})
+    run(settings)
+    here = tmp_path / "run" / "probes" / "base"
+    found = check_probe(here, str(model_folder))
+    assert (found.verdict, found.plan.notes) == ("keep", ())
+    ids = SavedProbe.from_pretrained(here).origin.training_ids
+    assert training_ids(found.plan.own_plan.task.questions, found.splits) == ids
+    assert training_ids(found.plan.own_plan.task.questions, found.plan.own_plan.task.splits) != ids
+    fewer = check_probe(here, str(model_folder), config=load_config(settings, {"data.limit": 140}))
+    assert "was fitted on other questions" in fewer.plan.notes[0]
 
 
 def test_answers_from_outside_cannot_be_asked_for_again(probe, model_folder, tmp_path):
@@ -203,10 +268,16 @@ def test_what_the_verdict_says_is_saved_for_the_new_model(probe, model_folder, a
     assert kept.origin.metrics["auroc"] == found.tested.scores["frozen"]["auroc"]["value"]
     realigned = checking._saved(replace(found, verdict="realign"), tmp_path / "realigned").saved_in
     assert np.array_equal(SavedProbe.from_pretrained(realigned).weights.weight, found.realignment.weights.weight)
-    fitted = checking._saved(replace(found, verdict="label"), tmp_path / "refitted").saved_in
-    assert np.array_equal(SavedProbe.from_pretrained(fitted).weights.weight, found.tested.refit.weights_.weight)
+    means = replace(old, origin=replace(old.origin, family="mean_difference"))
+    of_means = replace(found, verdict="label", plan=replace(found.plan, probe=means))
+    fitted = SavedProbe.from_pretrained(checking._saved(of_means, tmp_path / "refitted").saved_in)
+    assert np.array_equal(fitted.weights.weight, found.tested.refit.weights_.weight)
+    assert (fitted.origin.family, fitted.origin.C) == ("logistic", found.tested.refit.C_)
+    assert fitted.origin.training_ids == old.origin.training_ids
     nothing = checking._saved(replace(found, verdict="cannot tell", saved_in=None), tmp_path / "nothing")
     assert nothing.saved_in is None
+    assert nothing.not_saved == "the verdict is 'cannot tell', which names no probe for this model"
+    assert found.not_saved == ""
     assert not (tmp_path / "nothing").exists()
 
 

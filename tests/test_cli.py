@@ -81,7 +81,7 @@ class TestSeveralRuns:
 
         compared = {"schema": 1, "verdict": ["é"]}
         monkeypatch.setattr(
-            src.pipeline, "compare_runs", lambda runs: compared | {"runs": list(map(str, runs))}, raising=False
+            src.pipeline, "compare_runs", lambda runs, against: compared | {"runs": [*runs, *filter(None, [against])]}
         )
         monkeypatch.setattr(src.report, "print_comparison", lambda one: print(f"compared {one['runs']}"), raising=False)
         monkeypatch.setattr(src.report, "render_comparison", lambda one: f"<html>{one['verdict'][0]}", raising=False)
@@ -91,6 +91,8 @@ class TestSeveralRuns:
         assert cli(monkeypatch, "report", "one", "two", "three") == 0
         assert capsys.readouterr().out == "compared ['one', 'two', 'three']\nReport: comparison.html\n"
         assert [path.name for path in tmp_path.iterdir()] == ["comparison.html"]
+        assert cli(monkeypatch, "report", "one", "--against", "step-2") == 0
+        assert capsys.readouterr().out.startswith("compared ['one', 'step-2']")
         assert cli(monkeypatch, "report", "one", "two", "--output", "other.html") == 0
         assert (tmp_path / "other.html").read_text(encoding="utf-8") == "<html>é"
 

@@ -78,7 +78,33 @@ def test_what_differs_is_found_named_and_corrected_for_the_number_of_runs(tmp_pa
     assert better["accuracy"]["p"] == alone["accuracy"]["p"]
     assert better["accuracy"]["p_holm"] > alone["accuracy"]["p_holm"]
     assert found["sides"][1]["settings"] == {"model.quantization": "8bit"}
-    assert "better against full: accuracy +" in found["verdict"][0]
+    assert found["verdict"][0].startswith("Clearly another accuracy than full: better +")
+    assert found["verdict"][0].endswith("(of 4 models).")
+    assert "better against full: accuracy +" in found["verdict"][1]
+
+
+def test_any_model_may_be_the_one_that_others_are_compared_with(tmp_path):
+    folders = [finished_run(tmp_path / name, seed=n, accuracy=0.5 + n / 10) for n, name in enumerate("abc")]
+    straight, turned = compare_runs(folders), compare_runs(folders, against="b")
+    assert [one["against"] for one in turned["differences"]] == ["b", "b"]
+    assert [side["label"] for side in turned["sides"]] == ["b", "a", "c"]
+    one, other = (found["differences"][0]["scores"]["probe"]["auroc"] for found in (straight, turned))
+    assert one["value"] == -other["value"]
+    with pytest.raises(ConfigError, match="None of these models is called 'x': choose one of a, b, c"):
+        compare_runs(folders, against="x")
+    with pytest.raises(ConfigError, match="More than one of these models is called 'base'"):
+        compare_runs(folders, against="base")
+
+
+def test_a_model_that_says_what_another_says_is_compared_once(tmp_path):
+    """Such as the base model of two runs with an adapter each."""
+    folders = [finished_run(tmp_path / name, seed=seed) for name, seed in (("a", 1), ("b", 2), ("again", 1))]
+    found = compare_runs(folders)
+    assert found["same"] == [{"label": "again", "as": "a"}]
+    assert [side["label"] for side in found["sides"]] == ["a", "b"]
+    once = compare_runs(folders[:2])
+    assert (found["differences"], once["same"]) == (once["differences"], [])
+    assert "again says what a says, and is compared once." in found["verdict"]
 
 
 def test_accuracy_is_tested_by_mcnemar_and_ece_beyond_what_perfect_models_differ_by(tmp_path):

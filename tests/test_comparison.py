@@ -6,7 +6,7 @@ from scipy.special import expit
 from scipy.stats import norm
 
 from src.evaluation.comparison import differences, holm
-from src.evaluation.delong import auroc_covariance, auroc_interval, delong_test
+from src.evaluation.delong import auroc_covariance, auroc_interval, auroc_within, delong_test
 from src.evaluation.gain import likelihood_losses
 from src.evaluation.groups import auroc_variance, share_variance, shrink
 from src.evaluation.intervals import score
@@ -176,3 +176,30 @@ class TestGain:
         a, b, y = self.world(30, 5)
         assert likelihood_losses(a, b, y, (a[:19], b[:19], y[:19])) is None
         assert likelihood_losses(a, b, y, (a, b, np.ones(30))) is None
+
+
+def test_within_parts_the_levels_of_parts_do_not_count():
+    p, _, y = two_scores(300, 0)
+    parts = np.arange(300) % 5
+    auroc, low, high = auroc_within(p, y, parts)
+    shares = [[(y[parts == k] == 1).sum() * (y[parts == k] == 0).sum()] for k in range(5)]
+    each = [auroc_covariance([p[parts == k]], y[parts == k])[0] for k in range(5)]
+    assert auroc == pytest.approx(np.average(each, weights=shares))
+    assert auroc_within(p + parts, y, parts) == (auroc, low, high)
+    assert low < auroc < high
+    whole = auroc_within(p, y, np.zeros(300))
+    assert whole == (pytest.approx(auroc_covariance([p], y)[0][0]), *auroc_interval(p, y))
+    # Where only some parts have pairs, these are the ones that count; without any there is nothing to say.
+    one_class = np.concatenate([y, np.ones(50)])
+    assert auroc_within(np.append(p, np.arange(50)), one_class, np.append(parts, np.full(50, 9)))[0] == auroc
+    assert np.isnan(auroc_within(p[y == 1], y[y == 1], parts[y == 1])).all()
+
+
+def test_the_interval_within_parts_covers():
+    covered, truth = 0, norm.cdf(1 / 2)
+    for seed in range(400):
+        p, _, y = two_scores(200, seed)
+        parts = np.arange(200) % 5
+        _, low, high = auroc_within(p + parts, y, parts)
+        covered += low <= truth <= high
+    assert covered / 400 >= 0.95 - 2 * np.sqrt(0.05 * 0.95 / 400)

@@ -76,12 +76,20 @@ def test_the_yaml_of_the_design_and_of_the_guide_loads_as_it_stands(shared, page
         ("evaluation.bins", "many", "evaluation.bins is 'many', but a whole number is needed."),
         ("run.dir", "$HOME/runs", "run.dir is '$HOME/runs', but environment variables are not filled in here"),
         ("run.dir", "  ", "run.dir is '  ', but the path of a folder is needed."),
+        ("extraction.layer_ids", ["a"], "extraction.layer_ids.0 is 'a', but a whole number is needed. (The layers of"),
+        ("data.columns", {"question": 3}, "data.columns.question is 3, but a text is needed"),
         ("run.dir", "~nobody-of-that-name/x", "there is no such user's home folder."),
     ],
 )  # fmt: skip
 def test_a_wrong_key_or_value_is_named_with_what_is_allowed(key, value, message):
     with pytest.raises(ConfigError, match=re.escape(message)):
         load_config(BASE, {key: value})
+
+
+def test_what_is_overridden_stays_as_it_is_for_the_caller():
+    given = {"model": {"name": "m"}, "data": {"columns": {"question": "q"}}, "transfer": {"data": []}}
+    assert load_config(given, {"data.columns.question": "other"}).data.columns.question == "other"
+    assert given == {"model": {"name": "m"}, "data": {"columns": {"question": "q"}}, "transfer": {"data": []}}
 
 
 def test_a_missing_key_is_named_with_what_it_is_for():
@@ -162,6 +170,11 @@ def test_text_that_looks_like_something_else_stays_text_where_text_is_meant(text
         ("data.path", "https://somebody:abcdefgh@files.example/a.jsonl"),
         ("extraction.cache_dir", "sftp://somebody:abcdefgh@files.example/cache"),
         ("run.dir", "abfs://files/run?sig=deadbeef"),
+        ("run.dir", "S3://somebody:abcdefgh@bucket/run"),
+        ("extraction.cache_dir", "s3://AKIA:abcd/efgh+ij@bucket/cache"),
+        ("extraction.cache_dir", "ftp://:abcdefgh@files.example/cache"),
+        ("extraction.cache_dir", "ftp://files.example/cache?x=1&password=abcdefgh"),
+        ("extraction.cache_dir", "s3://bucket/cache?api_key=abcdefgh"),
     ],
 )
 def test_a_secret_is_refused_without_being_repeated(key, value):

@@ -9,6 +9,7 @@ from src.data.gsm8k import final_answer
 from src.data.mmlu_subjects import CATEGORIES, subjects_of
 from src.data.scoring import mark
 from src.data.splits import SPLITS, normalised, split_examples, split_of
+from src.data.trained_on import read_trained_on
 from src.errors import DataError, ScoringError
 
 
@@ -79,10 +80,64 @@ def test_mmlu_and_gsm8k_load_from_a_folder_of_the_hubs_layout(tmp_path):
     row = {"question": "Q?", "subject": "anatomy", "choices": ["None", "b", "c", "d"], "answer": 2}
     mmlu = MMLUDataset("val", path=repository("mmlu", "all", "validation", [row]))
     assert (mmlu[0].target, mmlu[0].choices[0]) == ("C", "None")
+    broken = [row | {"answer": -1}, row | {"answer": 4}, row | {"choices": ["a", "b", "c", "d", "e"]},
+              {"question": "Q?", "choices": row["choices"], "answer": 1}]  # fmt: skip
+    for number, other in enumerate(broken):  # -1: a label that is kept back
+        with pytest.raises(DataError, match=r"does not look like MMLU: .* four choices and an answer, 0 to 3"):
+            len(MMLUDataset("val", path=repository(f"b{number}", "all", "validation", [other])))
     gsm8k = GSM8KDataset("test", path=repository("g", "main", "test", [{"question": "1+1?", "answer": "2\n#### 2"}]))
     assert gsm8k[0].target == "2"
     with pytest.raises(DataError, match="no usable split 'train'"):
         len(GSM8KDataset("train", path=tmp_path / "g"))
+
+
+def test_a_subject_may_be_a_number_and_nothing_else_that_is_no_text(tmp_path):
+    rows = [{"question": f"Q{n}", "answer": "a", "subject": subject} for n, subject in enumerate((0, 1, None, "x"))]
+    assert [one.subject for one in QADataset(write_lines(tmp_path / "s.jsonl", *rows))] == ["0", "1", "", "x"]
+    with pytest.raises(DataError, match=r"row 1: the subject \['x'\] is no text"):
+        len(QADataset(write_lines(tmp_path / "l.jsonl", {"question": "Q", "answer": "a", "subject": ["x"]})))
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"question": b"q\xff", "answer": "a"}, r"row 1: 'question' is no text: b'q"),
+        ({"question": "q", "answer": float("nan")}, "row 1: 'answer' is no text: nan"),
+        ({"question": "q", "answer": "a", "choices": [b"a", b"b"]}, "row 1: the choice b'a' is no text"),
+    ],
+)
+def test_what_only_looks_like_text_in_a_parquet_is_refused(tmp_path, row, message):
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    parquet.write_table(pa.Table.from_pylist([row]), tmp_path / "q.parquet")
+    with pytest.raises(DataError, match=message):
+        len(QADataset(tmp_path / "q.parquet"))
+
+
+def test_a_parquet_with_broken_text_is_one_sentence(tmp_path):
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    broken = pa.StringArray.from_buffers(1, *pa.array([b"q\xff"]).buffers()[1:])
+    parquet.write_table(pa.table({"question": broken, "answer": ["a"]}), tmp_path / "q.parquet")
+    with pytest.raises(DataError, match="cannot be read as parquet"):
+        len(QADataset(tmp_path / "q.parquet"))
+
+
+@pytest.mark.parametrize("choices", [0, False, "[" * 120_000, '["a", NaN]'])
+def test_choices_are_a_list_of_texts_or_not_there(tmp_path, choices):
+    path = write_lines(tmp_path / "q.jsonl", {"question": "q", "answer": "a", "choices": choices})
+    with pytest.raises(DataError, match="row 1: choices must be a list of 2 to 10 texts"):
+        len(QADataset(path))
+
+
+def test_spaces_around_answer_and_choices_tell_nothing_apart(tmp_path):
+    row = {"question": "q", "answer": " x ", "choices": ["y ", "x  "]}
+    (example,) = QADataset(write_lines(tmp_path / "q.jsonl", row))
+    assert (example.target, example.choices) == ("B", ("y", "x"))
+    with pytest.raises(DataError, match="'x' stands there twice"):
+        len(QADataset(write_lines(tmp_path / "r.jsonl", row | {"choices": ["x", "x "]})))
 
 
 def test_the_real_mmlu_has_the_known_counts(shared):
@@ -286,3 +341,9 @@ def test_a_csv_with_a_column_twice_or_a_cell_too_many_is_named(tmp_path):
     path.write_text("question,answer\nx,y,z\n")
     with pytest.raises(DataError, match="row 1: it has another number of cells than the 2 names"):
         len(QADataset(path))
+
+
+def test_a_home_folder_of_nobody_is_a_file_that_is_not_there():
+    with pytest.raises(DataError, match=r"There is no file ~nobody-of-that-name/q\.jsonl"):
+        len(QADataset("~nobody-of-that-name/q.jsonl"))
+    assert read_trained_on("~nobody-of-that-name/adapter") is None

@@ -188,6 +188,17 @@ def test_any_changed_number_of_a_model_makes_another_context():
     assert fingerprint(model) != before
 
 
+def test_a_stored_buffer_counts_as_a_weight_and_one_that_is_made_anew_does_not():
+    model = random_llama(50)
+    before = fingerprint(model)
+    model.register_buffer("made_anew", torch.ones(3), persistent=False)
+    assert fingerprint(model) == before
+    model.model.layers[0].register_buffer("layer_scalar", torch.ones(1))
+    one = fingerprint(model)
+    model.model.layers[0].layer_scalar.fill_(2.0)
+    assert len({before["weights"], one["weights"], fingerprint(model)["weights"]}) == 3
+
+
 def test_base_tuned_and_changed_weights_never_share_a_row(tokenizer, adapter_folder, tmp_path):
     plain = random_llama(len(tokenizer))
     base = fingerprint(plain)

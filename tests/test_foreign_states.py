@@ -352,6 +352,30 @@ def test_a_file_that_is_not_what_the_tools_write_is_refused(tmp_path, case):
     assert "a.safetensors" in str(caught.value)
 
 
+def test_a_folder_of_that_name_is_no_file_and_one_that_cannot_be_read_is_named(tmp_path, monkeypatch):
+    (tmp_path / "a.safetensors").mkdir()
+    with pytest.raises(DataError, match=r"holds no \.safetensors file"):
+        open_states(tmp_path, layer_ids=[1])
+    with pytest.raises(DataError, match=r"a\.safetensors cannot be read: Is a directory"):
+        read_states_file(tmp_path / "a.safetensors")
+    (tmp_path / "states").mkdir()
+    save_file({"hidden_states": torch.zeros(2, 1, 4), "token_ids": torch.arange(2)}, tmp_path / "states/a.safetensors")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert open_states("~/states", layer_ids=[1]).path == tmp_path / "states"
+
+
+def test_two_files_of_the_same_tokens_must_agree_on_their_states(tmp_path):
+    ids, states = torch.arange(5), torch.randn(5, 2, 8, generator=torch.Generator().manual_seed(0))
+    save_file({"hidden_states": states, "token_ids": ids}, tmp_path / "a.safetensors")
+    save_file({"hidden_states": states * 1.01, "token_ids": ids}, tmp_path / "b.safetensors")
+    assert len(open_states(tmp_path, layer_ids=[1, 2]).files) == 2
+    save_file({"hidden_states": states * 5, "token_ids": ids}, tmp_path / "b.safetensors")
+    with pytest.raises(
+        DataError, match=r"a\.safetensors and b\.safetensors hold the same tokens, and states that .* 0\.8"
+    ):
+        open_states(tmp_path, layer_ids=[1, 2])
+
+
 def test_a_torn_file_is_refused_at_every_length(tmp_path):
     path = tmp_path / "a.safetensors"
     save_file({"hidden_states": torch.ones(3, 2, 4), "token_ids": torch.arange(3)}, path)

@@ -119,7 +119,7 @@ def test_an_inspect_log(tmp_path):
     [
         ({"prompt": "Q"}, r"row 2: prompt and response must be texts; the row has \['prompt'\]"),
         ({"prompt": "Q", "response": " a", "correct": "maybe"}, "row 2: correct must be 1 or 0, .* not 'maybe'"),
-        ({"prompt": "Q", "response": " a", "correct": 1, "confidence": 50}, "row 2: confidence is 50"),
+        ({"prompt": "Q", "response": " a", "correct": 1, "confidence": 50}, "answer 2: confidence is 50, but lies"),
         ({"prompt": "Q", "response": "", "correct": 1}, "answer 2 .* is empty"),
         ({"prompt": "Q", "response": " \n", "correct": 1}, "answer 2 .* is empty"),
         ({"prompt": "Q", "response": " a", "correct": 1, "confidence": True}, "row 2: confidence is no number: True"),
@@ -143,6 +143,30 @@ def test_a_harness_row_without_its_parts_is_named(tmp_path):
     del broken["resps"]
     with pytest.raises(DataError, match=r"row 2: it is no sample of lm-evaluation-harness \(KeyError\('resps'\)\)"):
         len(AnsweredDataset(write_lines(tmp_path / "s.jsonl", generated(0, " x", True), broken)))
+
+
+@pytest.mark.parametrize("scores", [["nan", -1.0], [-float("inf"), -float("inf")]])
+def test_a_confidence_that_is_no_number_is_refused_whoever_wrote_it(tmp_path, scores):
+    row = chosen(0, [-1.0, -2.0], 0) | {"filtered_resps": [[str(score), "False"] for score in scores]}
+    row["arguments"] = dict(list(row["arguments"].items())[:2])
+    with pytest.raises(DataError, match="answer 1: confidence is nan, but lies between 0 and 1"):
+        len(AnsweredDataset(write_lines(tmp_path / "s.jsonl", row)))
+
+
+def test_a_prompt_that_is_no_text_and_a_number_that_no_float_holds_are_named(tmp_path):
+    row = generated(0, " x", True)
+    row["arguments"]["gen_args_0"]["arg_0"] = 5
+    with pytest.raises(DataError, match=r"row 1: .*its prompt is no text: 5"):
+        len(AnsweredDataset(write_lines(tmp_path / "s.jsonl", row)))
+    row = {"prompt": "Q", "response": " a", "correct": 1, "confidence": 10**400}
+    with pytest.raises(DataError, match="row 1: confidence is no number: 1000"):
+        len(AnsweredDataset(write_lines(tmp_path / "o.jsonl", row)))
+
+
+def test_of_several_answers_to_one_question_it_is_not_known_which_was_marked(tmp_path):
+    voted = generated(0, "wrong", True, filter="maj@3") | {"resps": [["wrong", "right", "right"]]}
+    with pytest.raises(DataError, match=r"row 1: .*it has 3 answers, and which of them was marked is not known"):
+        len(AnsweredDataset(write_lines(tmp_path / "s.jsonl", voted)))
 
 
 def test_harness_samples_that_cannot_be_used_are_named(tmp_path):

@@ -182,6 +182,7 @@ class TestExamples:
         assert done.returncode == 0
         assert "weights/quickstart/checkpoint.tar" in done.stdout
 
+    @pytest.mark.slow
     def test_an_example_without_a_key_says_what_to_do(self, script, tmp_path, model_folder):
         where = {"tinker_download_example.py": [CHECKPOINT], "tinker_probe_comparison.py": ["--checkpoint", CHECKPOINT]}
         output = ["--output-dir", tmp_path / "out"]

@@ -72,6 +72,16 @@ def test_calibration_alone_is_reason_enough_not_to_keep():
     assert found.losses["frozen"]["nll"].low > 0.02
 
 
+def test_of_one_class_the_nats_alone_ask_for_labels():
+    y, weights = np.ones(400), question_weights(np.arange(400), 200, 0)
+    scored = {name: score(np.full(400, p), y, weights) for name, p in (("frozen", 0.1), ("refit", 0.9))}
+    nan = float("nan")
+    curve = (Step(100, nan, 0.9), Step(200, nan, 0.51), Step(400, nan, 0.5))
+    assert judge(scored, curve, questions=400).labels == 200
+    still = (Step(200, nan, 0.6), Step(400, nan, 0.5))
+    assert judge(scored, still, questions=400).labels == 2000
+
+
 def test_one_class_cannot_be_told_and_no_number_is_named():
     y, weights = np.ones(40), question_weights(np.arange(40), 200, 0)
     rng = np.random.default_rng(1)

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from multiprocessing import get_context
 
 import pytest
@@ -117,6 +118,8 @@ def test_an_interrupted_run_says_so_in_one_line(tmp_path, model_folder, adapter_
     process = subprocess.Popen(
         [sys.executable, "-m", "confprobe", "run", str(path)],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
+        # A shell's background job ignores it, and so would this process.
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
     )  # fmt: skip
     deadline = time.monotonic() + 60
     while not list((tmp_path / "cache").rglob("*.safetensors")) and time.monotonic() < deadline:

@@ -241,6 +241,9 @@ def test_one_update_under_two_names_is_an_error_that_names_both(tmp_path, model_
         (["w/a-b/c", "w/a/b-c"], ["c", "b-c"]),
         (["/a-b/c", "/a/b-c", "/c", "/x/c"], ["adapter-1", "adapter-2", "adapter-3", "adapter-4"]),
         (["/a/lora", "/a/adapter"], ["adapter-1", "adapter-2"]),
+        (["/w/a/..", "/w/b/."], ["w", "b"]),
+        ([f"/{letter * 250}/{'m' * 250}" for letter in "kn"], ["adapter-1", "adapter-2"]),
+        (["/w/\x1b[31mred", "/w/b"], ["adapter-1", "adapter-2"]),
     ],
 )
 def test_adapters_are_called_by_the_shortest_end_of_their_paths_that_tells_them_apart(folders, names):

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import sys
 
 import numpy as np
@@ -186,3 +187,22 @@ def test_one_model_at_chance_is_said_beside_what_the_other_shows(both):
     assert "Fine-tuning" in sentences[0]
     assert sum("The base model's accuracy" in sentence for sentence in sentences) == 1
     assert not any("The tuned model's accuracy" in sentence for sentence in sentences)
+
+
+def test_no_cell_of_questions_csv_is_a_formula(tmp_path, model_folder):
+    rows = [{"question": f"=SUM({n})", "choices": ["-1", "@x"], "answer": "-1" if n % 2 else "@x", "subject": "+cmd|x"}
+            for n in range(40)]  # fmt: skip
+    run(config(tmp_path, model_folder, write_lines(tmp_path / "f.jsonl", *rows)))
+    with (tmp_path / "run" / "questions.csv").open(newline="") as file:
+        cells = list(csv.DictReader(file))
+    assert {row["subject"] for row in cells} == {"'+cmd|x"}
+    assert all(row["question"].startswith("'=SUM(") for row in cells)
+    text = (tmp_path / "run" / "questions.csv").read_text()
+    assert not re.search(r"(^|,)\"?[=@]", text, re.MULTILINE)
+
+
+@pytest.mark.parametrize("number", ["-5", "+1,000", "-.5", "-12%"])
+def test_a_negative_number_stays_one(number):
+    from src.pipeline.results import _no_formula
+
+    assert _no_formula(number) == number

@@ -1,6 +1,7 @@
 """Prompts: the harness's few-shot draw, chat templates, and a user's own Jinja text."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -52,6 +53,11 @@ class TestTemplate:
         text = "{{ question }}{% for _, text in choices %}\n{{ text|trim }}{{ ';' if not loop.last }}{% endfor %}"
         assert from_template(EXAMPLE, text, answer_by_letter=True).prompt == "Which?\nx;\ny"
 
+    def test_a_prompt_that_would_fill_the_memory_is_noticed_while_it_grows(self):
+        long = replace(EXAMPLE, question="what " * 100_000)
+        with pytest.raises(ConfigError, match="the prompt would have more than 16,777,216 characters"):
+            from_template(long, "{{ question }}" * 1000, answer_by_letter=False)
+
     @pytest.mark.parametrize(
         ("template", "message"),
         [
@@ -67,7 +73,11 @@ class TestTemplate:
             ("{{ question }}{{ '%9999999999s' % 'x' }}", "operator % is not possible"),
             ("{{ question }}{{ 'x'.ljust(9999999999) }}", "cannot be filled in"),
             ("{{ question }}{{ 'x'|center(9999999999) }}", "No filter named 'center'"),
-            ("{{ question }}{% for i in range(9) %}x{% endfor %}", "'range' is undefined"),
+            ("{{ question }}{% for i in range(9) %}x{% endfor %}", "a loop can go over choices only"),
+            ("{{ question }}{% for i in question %}x{% endfor %}", "a loop can go over choices only"),
+            ("{{ question }}{% for i in choices[0][1] %}x{% endfor %}", "a loop can go over choices only"),
+            ("{{ question }}" + "x" * (1 << 16), "it has 65,550 characters, and at most 65,536"),
+            ("{{ question }}" + "{% if 1 %}" * 200 + "{% endif %}" * 200, "cannot be filled in"),
             ("{{ question }}{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}", "macros is not possible"),
             (
                 "{% for a in question %}" * 3 + "{% endfor %}" * 3,

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from src.cli.ending import plain_errors
+from src.errors import ConfigError
 from src.report import (
     drawings,
     plots,
@@ -20,8 +22,10 @@ from src.report import (
     verdict,
     words,
 )
-from src.report.plots.style import COLORS, MARKERS, axes, finish, plain
+from src.report.drawings import drawn_models
+from src.report.plots.style import COLORS, MARKERS, axes, finish, looks, plain
 from src.report.svg import svg
+from src.report.words import short_name
 from tests.report_examples import example_comparison, example_results, number, undefined
 
 HOSTILE = '<script>alert("1")</script>" onload="alert(1) $\\frac{$ \x00 \u202e 中文'
@@ -40,7 +44,7 @@ def page(results):
 @pytest.fixture
 def undrawn(monkeypatch):
     """`render_html` without its figures, which take most of its time."""
-    sections = ("knows", "trust", "sure", "subjects", "elsewhere")
+    sections = ("knows", "trust", "sure", "adapters", "subjects", "elsewhere")
     monkeypatch.setattr("src.report.html.drawings", lambda _: {section: [] for section in sections})
     return render_html
 
@@ -123,6 +127,26 @@ def test_texts_from_outside_are_escaped_wherever_they_stand():
         tags, attributes = parsed(page)
         assert tags.count("script") == tags.count("html")  # the page's own
         assert not [name for name in attributes if name.startswith("on")]
+
+
+def test_nothing_from_outside_moves_the_terminals_cursor(capsys):
+    told = example_results(n_test=60, layers=1, subjects=2, tuned=False, text="a\x1b[2Jb\u202ec", name="n\x1b]0;t\x07")
+    print_report(told)
+    printed = capsys.readouterr().out
+    assert "n\N{REPLACEMENT CHARACTER}]0;t" in printed
+    assert not [character for character in printed if ord(character) < 32 and character != "\n"]
+    with pytest.raises(SystemExit), plain_errors("confprobe"):
+        raise ConfigError("no \x1b[31mcolour\nhere")
+    assert capsys.readouterr().err == "confprobe: no \N{REPLACEMENT CHARACTER}[31mcolour\nhere\n"
+
+
+def test_a_notebooks_link_is_a_path_and_no_script(results):
+    def address(report):
+        return re.findall('<a href="([^"]*)"', render_summary(results, report))
+
+    assert address("javascript:alert(1)/report.html") == ["./javascript:alert(1)/report.html"]
+    assert address("/runs/x/report.html") == ["/runs/x/report.html"]
+    assert address("s3://bucket/report.html") == []
 
 
 def test_nothing_in_the_page_points_outside(page):
@@ -390,6 +414,51 @@ def test_several_adapters_that_cannot_be_told_apart_are_said_to_be_so(checkpoint
     assert first.startswith("None of the 3 adapters can be told apart from the base model")
     assert rest[0].startswith("Accuracy: base model ")
     assert "none is clearly different from the base model" in rest[0]
+    assert any("asks for more than an interval without zero" in line for line in rest)
+
+
+def test_adapters_that_are_equally_good_are_named_together(checkpoints):
+    over(checkpoints, "accuracy", (0.1, 0.2), (0.3, 0.001), (0.3, 0.001))
+    for name in ("step-2", "step-3"):
+        checkpoints["variants"][name]["accuracy"]["all"] = number(0.9)
+    first, *rest = verdict(checkpoints)
+    assert "step-2, like step-3, is the most accurate" in first
+    assert "best step-2 and step-3 with 90.0%" in rest[0]
+
+
+def test_of_many_adapters_figures_show_five_and_say_which(undrawn):
+    many = example_results(n_test=60, layers=2, subjects=1, adapters=tuple(f"run-{n}" for n in range(1, 31)))
+    names = ["base", "run-1", "run-8", "run-15", "run-23", "run-30"]
+    assert list(drawn_models(many)) == names
+    assert len(set(looks(drawn_models(many)).values())) == len(names)
+    page = undrawn(many | {"verdict": verdict(many)})
+    assert f"5 of 30 adapters here, and where models stand beside each other: {', '.join(names[1:])}." in page
+
+
+def test_long_names_keep_the_end_that_tells_them_apart_wherever_they_stand(undrawn):
+    names = tuple(f"my-quite-long-name-of-an-experiment-{letter}" for letter in "abc")
+    long = example_results(n_test=60, layers=2, subjects=1, adapters=names)
+    page, shown = undrawn(long | {"verdict": verdict(long)}), printed(print_report, long)
+    for name in names:
+        cut = short_name(name)
+        assert (len(cut), cut[-5:], cut[:5]) == (28, name[-5:], name[:5])
+        assert f'<dt title="{name}">{cut}</dt>' in page
+        assert cut in shown
+        assert plain(name) == cut
+
+
+def test_a_legend_of_long_labels_is_one_column_and_its_figure_grows():
+    names = ("checkpoint-100", "checkpoint-200", "checkpoint-300")
+    several = example_results(n_test=60, layers=2, subjects=1, adapters=names)
+    ax = plots.risk_coverage(several["variants"], ("own_probability",))
+    figure = ax.get_figure()
+    figure.canvas.draw()
+    (shown,) = figure.legends
+    box = shown.get_window_extent()
+    assert 0 <= box.x0 < box.x1 <= figure.bbox.x1
+    assert ax.get_window_extent().height > 100
+    assert plain("_hidden").endswith("_hidden")
+    assert not plain("_hidden").startswith("_")
 
 
 def test_the_verdict_names_which_adapter_is_best_on_what_and_which_got_worse(checkpoints):
@@ -401,6 +470,7 @@ def test_the_verdict_names_which_adapter_is_best_on_what_and_which_got_worse(che
         "Of 3 adapters, step-2 is the most accurate; none clearly knows better than the base model when it is wrong; "
         "step-3 is the best calibrated, and step-1 is clearly worse than the base model."
     )
+    assert any("asks for more than an interval without zero" in line for line in rest)
     assert "clearly better: step-1 and step-2." in rest[0]
     assert "best step-3 with" in rest[0]  # by its number, which says nothing clear
     assert any(line.startswith("NLL, probe: ") and "clearly worse: step-3" in line for line in rest)

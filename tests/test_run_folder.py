@@ -11,9 +11,9 @@ import yaml
 
 from src import files
 from src.config import load_config
-from src.errors import ConfigError, ModelError, StorageError
+from src.errors import ConfigError, DataError, ModelError, StorageError
 from src.pipeline import make_plan, run
-from src.pipeline.folder import claimed_folder, folder_state
+from src.pipeline.folder import _as_yaml, claimed_folder, folder_state
 from tests.test_pipeline import choices, config, without_times  # noqa: F401 (choices is a fixture)
 
 FEW = {"data.limit": 24}  # too few for a probe, where there need not be one
@@ -244,3 +244,43 @@ def test_nothing_saved_names_a_module_of_ours(finished):
     assert len(written) > 5
     for path in written:
         assert not re.search(rb"\bsrc\.[a-z]", path.read_bytes()), path
+
+
+def test_a_plan_says_where_an_adapter_was_trained_on_another_base_and_what_will_be_gone(
+    settings, tmp_path, adapter_folder
+):
+    copy = shutil.copytree(adapter_folder, tmp_path / "adapter")
+    about = json.loads((copy / "adapter_config.json").read_text())
+    (copy / "adapter_config.json").write_text(json.dumps(about | {"base_model_name_or_path": "meta-llama/Other-8B"}))
+    changes = {"model.tinker_lora_path": str(copy), "run.dir": "memory://r/x", "extraction.cache_dir": "memory://c"}
+    notes = " ".join(make_plan(load_config(settings, changes)).notes)
+    assert (
+        f"{copy} says that it was trained on meta-llama/Other-8B, and is used on {settings['model']['name']}" in notes
+    )
+    assert "run.dir is memory://r/x, which lives in this process only" in notes
+    same = about | {"base_model_name_or_path": "org/" + settings["model"]["name"].rpartition("/")[2]}
+    (copy / "adapter_config.json").write_text(json.dumps(same))
+    assert not make_plan(load_config(settings, {"model.tinker_lora_path": str(copy)})).notes
+
+
+def test_a_run_that_was_refused_or_failed_leaves_what_another_process_began(settings, tmp_path, monkeypatch):
+    from src.pipeline import job
+
+    (tmp_path / "run").mkdir()
+    begun = tmp_path / "run" / "config.yaml"
+    begun.write_text(_as_yaml(load_config(settings)))
+    with pytest.raises(ConfigError, match="holds a run already"):
+        run(settings | {"run": settings["run"] | {"if_exists": "fail"}})
+    monkeypatch.setattr(job, "ask_all", lambda *_, **__: (_ for _ in ()).throw(DataError("no")))
+    with pytest.raises(DataError, match="no"):
+        run(settings)
+    assert load_config(begun) == load_config(settings)
+    begun.unlink()
+    with pytest.raises(DataError, match="no"):
+        run(settings)
+    assert not begun.exists()
+
+
+def test_a_cache_that_is_required_has_a_place(settings):
+    with pytest.raises(ConfigError, match=r"extraction\.cache is required, and extraction\.cache_dir is null"):
+        make_plan(load_config(settings, {"extraction.cache": "required", "extraction.cache_dir": None}))

@@ -77,6 +77,8 @@ def test_workers_need_ray_and_a_cache(tmp_path, model_folder, choices, monkeypat
     spreading = load_config(settings, {"run.workers": 2, "run.engine": "ray"})
     with pytest.raises(ConfigError, match=r"set extraction\.cache_dir to a folder or a URL"):
         make_plan(load_config(spreading, {"extraction.cache_dir": None}))
+    with pytest.raises(ConfigError, match=r"memory://c lives in one process"):
+        make_plan(load_config(spreading, {"extraction.cache_dir": "memory://c"}))
     there = importlib.util.find_spec
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "ray" else there(name))
     with pytest.raises(ConfigError, match=r"run\.engine is ray, which is not installed: pip install"):

@@ -98,6 +98,10 @@ def test_states_that_are_not_the_models_stop_the_run(tmp_path, model_folder, loa
     settings["extraction"]["states"] = str(wrong)
     with pytest.raises(DataError, match=r"block\.0 holds the state of block\.1: 1 layer too late"):
         run(settings)
+    # A run that came to nothing is in nobody's way: what it said to correct can be corrected.
+    assert not (tmp_path / "run").exists()
+    (wrong / "layer_ids.json").write_text("[2, 1, 3]")
+    assert run(settings).results["states_from"]["verified"]
 
 
 def test_states_of_another_width_are_refused_before_anything_is_loaded(tmp_path, model_folder, monkeypatch):

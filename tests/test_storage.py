@@ -13,7 +13,7 @@ from src.models.extraction.maintenance import compact, contexts, prune, verify
 from src.models.extraction.shard import ShardReader, read_header, write_shard
 from src.pipeline import read_results, run
 from src.probes import SavedProbe
-from tests.test_pipeline import choices, config, without_times  # noqa: F401 (choices is a fixture)
+from tests.test_pipeline import choices, cli, config, without_times  # noqa: F401 (choices is a fixture)
 
 ROWS = {"block.1": [torch.arange(6.0).reshape(3, 2)]}
 KEYS = [bytes([number]) * 32 for number in range(3)]
@@ -136,7 +136,33 @@ def test_a_saved_probe_of_two_times_is_refused_where_a_folder_cannot_be_exchange
         SavedProbe.from_pretrained(str(folder))
 
 
-def test_storage_that_cannot_be_used_is_one_sentence(tmp_path, model_folder, choices, monkeypatch):  # noqa: F811
+def test_a_folder_of_this_machine_is_meant_by_a_file_url_and_none_of_another(tmp_path):
+    assert storage.place(f"file://{tmp_path}") == storage.place(f"file://localhost{tmp_path}") == tmp_path
+    for url in ("file://host/tmp", "file://runs/x"):
+        with pytest.raises(StorageError, match="names a host, or no whole path"):
+            storage.place(url)
+    assert str(storage.place("~nobody-of-that-name/x")) == "~nobody-of-that-name/x"
+
+
+def test_a_removed_folder_is_gone_or_the_error_is_the_systems(tmp_path, monkeypatch):
+    target = tmp_path / "target"
+    target.mkdir()
+    (target / "kept").touch()
+    link = tmp_path / "link"
+    link.symlink_to(target)
+    storage.remove_folder(link)
+    assert not link.is_symlink()
+    assert (target / "kept").exists()
+    monkeypatch.setattr("os.rmdir", lambda *_, **__: (_ for _ in ()).throw(PermissionError(13, "no")))
+    with pytest.raises(PermissionError):
+        storage.remove_folder(target)
+    monkeypatch.undo()
+    storage.remove_folder(target)
+    storage.remove_folder(target)
+    assert not target.exists()
+
+
+def test_storage_that_cannot_be_used_is_one_sentence(tmp_path, model_folder, choices, monkeypatch, capsys):  # noqa: F811
     with pytest.raises(StorageError, match=r"nowhere://x is in no storage that can be used from here"):
         storage.place("nowhere://x")
     settings = config(tmp_path, model_folder, choices) | {"run": {"dir": "s3://bucket/run"}}
@@ -148,6 +174,14 @@ def test_storage_that_cannot_be_used_is_one_sentence(tmp_path, model_folder, cho
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     with pytest.raises(StorageError, match=r"cannot be used: .*[Cc]redentials"):
         run(settings)
+    with pytest.raises(OSError, match=r"Unable to locate credentials\. Credentials are read from"):
+        read_results("s3://bucket/run")
+    commands = "cache ls s3://bucket/c", "report s3://bucket/run", "check s3://bucket/p --model m"
+    for command in map(str.split, commands):
+        assert cli(monkeypatch, *command) in (1, 3)
+        said = capsys.readouterr().err
+        assert "Unable to locate credentials. Credentials are read from" in said
+        assert "Traceback" not in said
 
 
 def _numbers(results):

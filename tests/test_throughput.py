@@ -10,6 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from src.config import load_config
 from src.errors import ConfigError
+from src.machine import time_in_words
 from src.models.extraction import cost
 from src.models.extraction.engine import read_rows
 from src.models.extraction.forecast import plan_rows
@@ -219,6 +220,22 @@ def test_where_nothing_goes_through_the_model_there_is_no_work_and_no_speed(tmp_
     more = settings.extraction.model_copy(update={"verify_rows": 2})
     weighed, facts = estimated(settings.model_copy(update={"extraction": more}))
     assert weighed["tokens"] == facts["passes"]["tokens"]  # the states are there, the answers are weighed
+    assert "nothing to compute" in facts["passes_in_words"]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (0.4, "0.4 s"),
+        (60, "60 s"),
+        (150, "2.5 minutes"),
+        (5400, "90 minutes"),
+        (9000, "2.5 hours"),
+        (3.6e7, "10,000 hours"),
+    ],
+)
+def test_times_are_said_in_a_unit_that_fits(seconds, words):
+    assert time_in_words(seconds) == words
 
 
 def test_few_questions_are_all_asked(tmp_path, model_folder, choices):  # noqa: F811
@@ -240,7 +257,10 @@ def test_the_command_prints_and_hands_on_the_same_numbers(tmp_path, model_folder
     assert cli(monkeypatch, "run", path, "--dry-run", *given) == 0
     printed = capsys.readouterr().out
     assert f"{work['tokens']:,} tokens; {work['operations'] / 1e12:.3g} TFLOP" in printed
-    assert f"{work['hours_per_worker']:.3g} hours for 1 worker (250 tokens a second, as given)" in printed
+    assert (
+        f"{time_in_words(3600 * work['hours_per_worker'])} of passes for 1 worker (250 tokens a second, as given)"
+        in printed
+    )
     assert "at 4 for an hour of a worker, as given" in printed
     assert "Operations: 2 for each parameter" in printed
     assert "Nothing was computed or written" in printed

@@ -287,6 +287,8 @@ Q = f"{PREFIX}model.layers.0.self_attn.q_proj.lora_"
         ({}, {"peft_type": "LORA", "r": 4}, "lora_alpha is not in adapter_config.json"),
         ({}, None, "adapter_config.json not found, and lora_alpha cannot be read"),
         ({}, TINKER_CONFIG | {"use_dora": True}, "use_dora=True"),
+        ({}, TINKER_CONFIG | {"init_lora_weights": "pissa_niter_4"}, "init_lora_weights='pissa_niter_4'"),
+        ({}, TINKER_CONFIG | {"init_lora_weights": "olora"}, "init_lora_weights='olora'"),
         ({}, TINKER_CONFIG | {"use_rslora": True}, "use_rslora=True"),
         ({}, TINKER_CONFIG | {"modules_to_save": ["x"]}, "modules_to_save"),
     ],
@@ -379,11 +381,19 @@ def test_a_quantised_model_with_an_adapter_loads_and_differs_little(tmp_path, to
     write_adapter(adapter, lora_tensors(wide))
     full, _ = ModelLoader(str(tmp_path), adapter).load()
     small, _ = ModelLoader(str(tmp_path), adapter).load(quantization=quantization)
+    unread = fingerprint(small)
     texts = ["What is the capital of France?", "Answer:"]
     expected = HiddenStateExtractor(full, tokenizer).extract(texts, [1])
     got = HiddenStateExtractor(small, tokenizer).extract(texts, [1])
     assert 0 < np.linalg.norm(got - expected) / np.linalg.norm(expected) < 0.5
     assert fingerprint(small)["quantization"] == quantization
     assert fingerprint(small)["weights"] != fingerprint(full)["weights"]
+    assert fingerprint(small) == unread  # a pass moves what lies beside the weights
+    rounded = small.get_submodule("base_model.model.model.layers.0.mlp.up_proj.base_layer")
+    scales = rounded.state.SCB if quantization == "8bit" else rounded.weight.quant_state.absmax
+    with torch.inference_mode():
+        scales.mul_(2)
+        assert fingerprint(small)["weights"] != unread["weights"]  # the same rounded numbers mean others
+        scales.div_(2)
     if quantization == "8bit":  # batch-independent: one text at a time
         np.testing.assert_array_equal(HiddenStateExtractor(small, tokenizer).extract(texts[1:], [1]), got[1:])

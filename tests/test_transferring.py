@@ -5,6 +5,8 @@ import io
 
 import numpy as np
 import pytest
+from pandas import read_parquet
+from pandas.testing import assert_frame_equal
 from rich.console import Console
 from sklearn.metrics import roc_auc_score
 
@@ -392,6 +394,15 @@ def test_another_data_set_is_asked_judged_and_changes_no_other_number(tmp_path, 
     assert alone["variants"]["base"].pop("held_out") == {}
     results["variants"]["base"].pop("held_out")
     assert alone["variants"] == results["variants"]
+    assert alone["data"] == results["data"]
+    assert alone["data"]["sha256"] != results["transfer_data"]["custom free"]["sha256"]
+    without, table = (read_parquet(tmp_path / folder / "answers.parquet") for folder in ("alone", "run"))
+    assert list(table["data"]) == ["custom choices"] * 120 + ["custom free"] * 90
+    assert_frame_equal(table[:120][without.columns], without)
+    other = table[120:]
+    assert not other["judged"].any()
+    assert other[["probe", "text_only", "entropy"]].isna().all(axis=None)
+    assert other["correct"].mean() == found["data"]["groups"][1]["asked"]["accuracy_all_questions"]
 
     def no_forward(*_):
         raise AssertionError("computed again")

@@ -196,7 +196,13 @@ FAULTS = {
 }
 
 
-@pytest.mark.parametrize(("plant", "config", "named"), FAULTS.values(), ids=FAULTS)
+QUICK = ("alpha", "layers")
+
+
+@pytest.mark.parametrize(
+    ("plant", "config", "named"),
+    [pytest.param(*fault, id=name, marks=() if name in QUICK else pytest.mark.slow) for name, fault in FAULTS.items()],
+)
 def test_a_planted_fault_is_found_and_named(verify, truth, trained, plant, config, named):
     found = verify(truth, plant(trained), config=config)
     assert found.verdict == "different"
@@ -207,8 +213,8 @@ def test_a_planted_fault_is_found_and_named(verify, truth, trained, plant, confi
     ("recorded", "named"),
     [
         ({"train_unembed": True}, "it was left out"),
-        ({}, "it was probably left out"),
-        ({"train_unembed": False}, "other"),
+        pytest.param({}, "it was probably left out", marks=pytest.mark.slow),
+        pytest.param({"train_unembed": False}, "other", marks=pytest.mark.slow),
     ],
 )
 def test_an_unembedding_that_was_left_out_is_named(verify, truth, trained, recorded, named):

@@ -12,11 +12,11 @@ import torch
 from pandas import read_parquet
 
 from src.config import load_config
-from src.errors import ConfigError, MissingExtraError
+from src.errors import AdapterError, ConfigError, MissingExtraError
 from src.models import ModelLoader
 from src.models.decoding import Sampling, generate
 from src.models.generation import answer_freely, answer_with
-from src.models.vllm_engine import _lora, check_vllm, start_vllm
+from src.models.vllm_engine import _lora, _weighed, check_in_force, check_vllm, start_vllm
 from src.pipeline import make_plan, run
 from tests.conftest import lora_tensors, random_llama, write_adapter
 
@@ -190,3 +190,34 @@ def test_a_run_with_vllm_is_the_run_without(wide, tmp_path):
         run(settings(there, folder, generator=generator))
         found.append(read_parquet(there / "run" / "answers.parquet")[["id", "answer", "correct", "split"]])
     assert found[0].equals(found[1])
+
+
+@dataclass
+class Weighing:
+    """An engine that weighs texts as the model does with the adapter it is said to apply, and what it does with it."""
+
+    model: Any
+    adapters: dict
+    applied: float = 1.0
+    off: float = 0.0
+
+    def weigh(self, ids, adapter):
+        base = _weighed(self.model, ids, None)
+        return base + self.off + (self.applied * (_weighed(self.model, ids, 0) - base) if adapter else 0.0)
+
+
+@pytest.mark.parametrize("applied", [0.0, 0.4, -1.0, 2.0])
+def test_an_adapter_that_vllm_does_not_apply_is_an_error(model_folder, adapter_folder, applied):
+    model, _ = ModelLoader(model_folder, adapter_folder).load()
+    adapters = {"default": (1, str(adapter_folder))}
+    check_in_force(Weighing(model, adapters), model)
+    with pytest.raises(
+        AdapterError, match=r"vLLM does not apply the adapter .* off by .* nats, and the adapter changes"
+    ):
+        check_in_force(Weighing(model, adapters, applied), model)
+
+
+def test_an_adapter_below_what_engines_differ_by_is_only_noted(model_folder, adapter_folder, caplog):
+    model, _ = ModelLoader(model_folder, adapter_folder).load()
+    check_in_force(Weighing(model, {"default": (1, str(adapter_folder))}, applied=0.0, off=50.0), model)
+    assert "cannot be told" in caplog.text

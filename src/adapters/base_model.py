@@ -3,12 +3,12 @@
 Only config.json and the headers are read: a 60 GB model takes a moment, and nothing is downloaded.
 """
 
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from src import storage
 from src.adapters.folder import Adapter
 from src.adapters.settings import parse_object
 from src.adapters.tensor_file import open_tensors
@@ -61,7 +61,7 @@ def _model_type(config: Mapping[str, Any]) -> str:
 
 
 def _local_folder(base_model: str | Path) -> Path | None:
-    folder = Path(os.path.expanduser(base_model))  # noqa: PTH111 (Path.expanduser raises for an unknown user)
+    folder = storage.local(base_model)
     if (folder / "config.json").is_file():
         return folder
     if not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", str(base_model)):

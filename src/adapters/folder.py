@@ -87,6 +87,15 @@ def read_adapter(folder: str | Path, *, effective: bool | None = None) -> Adapte
     return adapter
 
 
+def recorded_base(folder: str | Path) -> str | None:
+    """The base model that adapter_config.json names; None where it names none, or cannot be read."""
+    try:
+        named = files.strict_json((Path(folder) / CONFIG_NAME).read_text(encoding="utf-8"))["base_model_name_or_path"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return named if isinstance(named, str) else None
+
+
 def check_all_differ(adapters: Sequence[Adapter]) -> None:
     """Raise AdapterError where two have equal settings and weights, so that nothing is asked and counted twice."""
     seen: dict[str, Path] = {}
@@ -101,7 +110,7 @@ def _check_unchanged(folder: Path) -> None:
     """Weights that were converted by this library must be the ones it wrote; the configuration may be edited."""
     try:
         made = json.loads((folder / MARKER).read_text(encoding="utf-8"))["files"][WEIGHTS_NAME]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return
     if (folder / WEIGHTS_NAME).is_file() and files.sha256_of_file(folder / WEIGHTS_NAME) != made:
         raise IntegrityError(f"{folder / WEIGHTS_NAME} is not what was converted: it is damaged. Convert it again.")

@@ -15,6 +15,9 @@ _UNSUPPORTED = ("use_dora", "use_rslora", "modules_to_save", "layers_to_transfor
                 "lora_bias", "trainable_token_indices", "target_parameters", "alora_invocation_tokens",
                 "use_qalora", "use_bdlora", "arrow_config", "loftq_config", "exclude_modules",
                 "layers_pattern", "ensure_weight_tying", "velora_config")  # fmt: skip
+# Initialisations that leave the base model as it is. Others (pissa, olora, corda, loftq, lora_ga) take something out of
+# its weights, and PEFT does so again whenever such an adapter is loaded.
+_BASE_KEPT = (None, True, False, "gaussian", "eva", "orthogonal")
 MAX_CONFIG_BYTES = 1 << 20
 
 
@@ -27,6 +30,12 @@ def parse_config(text: str, *, name: str = "adapter_config.json") -> dict[str, A
                 f"{name} sets {key}={raw[key]!r:.80}, which changes numbers in a way that is not supported. "
                 "Train or export the adapter as a plain LoRA."
             )
+    if raw.get("init_lora_weights") not in _BASE_KEPT:
+        raise AdapterError(
+            f"{name} sets init_lora_weights={raw['init_lora_weights']!r:.80}: its training began by "
+            "changing the weights of the base model. Save it as a plain LoRA, in PEFT with "
+            "path_initial_model_for_weight_conversion."
+        )
     if raw.get("bias") not in (None, "none"):
         raise AdapterError(f"{name} sets bias={raw['bias']!r:.80}: LoRA with trained biases is not supported.")
     _check_pattern(raw, "rank_pattern", is_rank)

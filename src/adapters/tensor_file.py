@@ -100,9 +100,9 @@ class TensorReader:
 
 
 def check_floating(name: str, entry: Entry) -> None:
-    """Raises AdapterError where a tensor of this dtype cannot be a half of an update."""
+    """Raises AdapterError where a tensor is of no dtype that is read here."""
     if entry.dtype not in _FLOATING:
-        raise AdapterError(f"{name} has dtype {entry.dtype!r:.20}; LoRA weights are {', '.join(_FLOATING)}.")
+        raise AdapterError(f"{name} has dtype {entry.dtype!r:.20}; {', '.join(_FLOATING)} are read.")
 
 
 def open_tensors(path: Path) -> TensorFile:

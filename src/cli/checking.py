@@ -1,6 +1,5 @@
 """A saved probe and another model: does it still hold?"""
 
-from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
@@ -18,7 +17,7 @@ def check(
         Literal["auto", "float32", "bfloat16", "float16"] | None, typer.Option(help="Default: the probe's.")
     ] = None,
     config: Annotated[
-        Path | None, typer.Option(metavar="RUN/config.yaml", help="Its questions. Default: the run that it lies in.")
+        str | None, typer.Option(metavar="RUN/config.yaml", help="Its questions. Default: the run that it lies in.")
     ] = None,
     from_model: Annotated[
         str | None, typer.Option(help="The model it was fitted on. Default: as the configuration says.")
@@ -30,7 +29,7 @@ def check(
         bool, typer.Option("--unlabelled", help="Look at no label: say only what the states say.")
     ] = False,
     save: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Gets the probe for this model, as the verdict says.")
+        str | None, typer.Option(metavar="FOLDER", help="Gets the probe for this model, as the verdict says.")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, say what would be done.")] = False,
     as_json: Json = False,

@@ -6,13 +6,15 @@ import sys
 from collections.abc import Iterator
 from typing import NoReturn
 
-from src.errors import CredentialsError, DownloadError, IntegrityError, MissingFileError, ProbingError
+from src import storage
+from src.errors import CredentialsError, DownloadError, IntegrityError, MissingFileError, ProbingError, printable
 
 CODES = "Exit codes: 0 done, 2 usage or configuration, 3 credentials, 4 network, 5 integrity, 130 interrupted."
+_CREDENTIALS = 3
 DIFFERENT, WRONG = 5, 2  # an adapter that is not what was trained; an installation that does not work
 DEBUG = "CONFPROBE_DEBUG"  # set: tracebacks are shown
 _CODES = (
-    (MissingFileError, 2), (IntegrityError, 5), (DownloadError, 4), (CredentialsError, 3), (ProbingError, 2),
+    (MissingFileError, 2), (IntegrityError, 5), (DownloadError, 4), (CredentialsError, _CREDENTIALS), (ProbingError, 2),
 )  # fmt: skip
 
 
@@ -28,12 +30,19 @@ def plain_errors(name: str) -> Iterator[None]:
     except ProbingError as error:
         if os.environ.get(DEBUG):
             raise
-        print(f"{name}: {error}", file=sys.stderr)
+        print(printable(f"{name}: {error}"), file=sys.stderr)
         sys.exit(next(code for kind, code in _CODES if isinstance(error, kind)))
     except OSError as error:  # what is printed goes nowhere: a full disk behind a redirection
         if os.environ.get(DEBUG):
             raise
-        sys.exit(f"{name}: {error.strerror or error}.")
+        of = f" ({error.filename!s:.200})" if error.filename else ""
+        print(printable(f"{name}: {str(error.strerror or error).rstrip('.')}{of}."), file=sys.stderr)
+        sys.exit(1)
+    except storage.unanswered() as error:
+        if os.environ.get(DEBUG):
+            raise
+        print(printable(f"{name}: {error}{'' if str(error).endswith('.') else '.'} {storage.ACCESS}"), file=sys.stderr)
+        sys.exit(_CREDENTIALS)
 
 
 @contextlib.contextmanager

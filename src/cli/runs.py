@@ -84,17 +84,21 @@ def report(
         Path | None,
         typer.Option(metavar="PAGE.html", help="Of several runs: where the page goes. Default: comparison.html here."),
     ] = None,
+    against: Annotated[
+        str | None,
+        typer.Option(metavar="MODEL", help="Compare with this one, such as checkpoint-100; also of one run's models."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Write report.html of a finished run again and print its table; of several runs, compare them.
 
-    Several are compared with the first, on the questions that all of them tested. Nothing is written into their
-    folders.
+    Several are compared with the first (or --against), on the questions that all of them tested. Nothing is written
+    into their folders.
     """
-    if len(runs) > 1:
-        _compare(runs, output, as_json=as_json)
+    if len(runs) > 1 or against is not None:
+        _compare(runs, output, against=against, as_json=as_json)
     elif output is not None:
-        raise typer.BadParameter("one run's report lies in its folder; give several runs to compare.")
+        raise typer.BadParameter("one run's report lies in its folder; give several runs to compare, or --against.")
     else:
         _report(runs[0], as_json=as_json)
 
@@ -113,10 +117,10 @@ def _report(folder: str, *, as_json: bool) -> None:
     typer.echo(f"Report: {page}")
 
 
-def _compare(runs: list[str], output: Path | None, *, as_json: bool) -> None:
+def _compare(runs: list[str], output: Path | None, *, against: str | None, as_json: bool) -> None:
     from src.pipeline import compare_runs
 
-    compared = compare_runs(runs)
+    compared = compare_runs(runs, against=against)
     if as_json:
         print_json(compared)
     if as_json and output is None:

@@ -35,7 +35,7 @@ def verify_states(
     quieten_other_libraries()
     from src.pipeline.outside import check_states
 
-    ids = None if layer_ids is None else [int(one) if one.isdecimal() else one for one in layer_ids.split(",")]
+    ids = None if layer_ids is None else list(map(_layer_id, layer_ids.split(",")))
     with interruptible():
         found = check_states(
             folder, model, adapter=adapter, config=config, layer_ids=ids, rows=rows, quantization=quantization,
@@ -49,3 +49,8 @@ def verify_states(
         print_states(found.as_plain())
     if not found.holds:
         raise typer.Exit(DIFFERENT)
+
+
+def _layer_id(text: str) -> int | str:
+    """What is no number, or none that a layer has, stays the text that it is, and is refused as such."""
+    return int(text) if text.isdecimal() and len(text) < 9 else text

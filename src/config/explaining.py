@@ -23,7 +23,7 @@ _ALLOWED = {
 def explain(error: ValidationError) -> str:
     """The most telling of the errors; an unknown key comes first, since it often explains a missing one."""
     found = sorted(error.errors(), key=lambda one: one["type"] != "extra_forbidden")[0]
-    path = [str(part) for part in found["loc"]]
+    path = _within_fields([str(part) for part in found["loc"]])
     key, about = ".".join(path), _description(path)
     if found["type"] == "extra_forbidden":
         return f"Unknown key {key!r}. {_meant(path)}"
@@ -76,15 +76,31 @@ def _all_keys() -> Iterator[str]:
             yield f"{name}.{leaf}"
 
 
+def _within_fields(path: list[str]) -> list[str]:
+    """Without what pydantic adds below a setting: the type that it tried of several."""
+    model: type[BaseModel] | None = Config
+    for place, part in enumerate(path):
+        if part.isdecimal():  # of a list, which one
+            continue
+        if model is None:
+            return path[:place]
+        field = model.model_fields.get(part)
+        model = _below(field.annotation) if field is not None else None
+    return path
+
+
 def _section(path: list[str]) -> type[BaseModel]:
     model: type[BaseModel] = Config
     for part in path:
-        if part.isdecimal():  # of a list of sections, which one
-            continue
-        annotation = model.model_fields[part].annotation
-        candidates = [annotation, *get_args(annotation)]
-        model = next(c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel))
+        if not part.isdecimal():
+            model = _below(model.model_fields[part].annotation) or model
     return model
+
+
+def _below(annotation: Any) -> type[BaseModel] | None:
+    """The section that a field holds, if it holds one."""
+    candidates = [annotation, *get_args(annotation)]
+    return next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), None)
 
 
 def _description(path: list[str]) -> str:

@@ -1,6 +1,5 @@
 """A configuration from a file, a dictionary or another configuration, with settings changed on the way."""
 
-import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -12,13 +11,12 @@ from src import storage
 from src.config.explaining import explain
 from src.config.reading import parse_yaml, read_yaml
 from src.config.schema import Config
-from src.errors import ConfigError
+from src.errors import PRIVATE_URL, ConfigError
 
 _SECRET_KEYS = re.compile(r"(.*_)?(api_?key|token|secret|password|credentials?)", re.IGNORECASE)
 _SECRET_VALUES = re.compile(
     r"(?<![\w-])(tml-[\w-]{12,}|hf_[A-Za-z0-9]{30,}|sk-[\w-]{32,}|eyJ[\w-]{8,}\.[\w-]{8,})"
-    r"|\b[a-z][a-z0-9+.-]*://[^\s/@]+:[^\s/@]+@"
-    r"|(?i:\b[a-z][a-z0-9+.-]*://\S+[?&]\S*(signature|sig|token)=)"
+    rf"|{PRIVATE_URL}"
 )
 
 
@@ -35,9 +33,9 @@ def load_config(source: str | Path | Mapping[str, Any] | Config, overrides: Mapp
     if isinstance(source, Config):
         values: Any = source.model_dump(mode="json")
     elif isinstance(source, Mapping):
-        values = {key: dict(value) if isinstance(value, Mapping) else value for key, value in source.items()}
+        values = _copied(source)
     else:
-        values = read_yaml(_placed(source))
+        values = read_yaml(storage.place(source))
     for key, value in (overrides or {}).items():
         _override(values, key, value)
     _refuse_secrets(values)
@@ -47,10 +45,11 @@ def load_config(source: str | Path | Mapping[str, Any] | Config, overrides: Mapp
         raise ConfigError(explain(error)) from None
 
 
-def _placed(source: str | Path) -> Path:
-    if storage.is_url(str(source)):
-        return storage.place(source)
-    return Path(os.path.expanduser(source))  # noqa: PTH111 (Path.expanduser raises for an unknown user)
+def _copied(value: Any) -> Any:
+    """Sections and lists of one's own: what is overridden here stays as it is for the caller."""
+    if isinstance(value, Mapping):
+        return {key: _copied(item) for key, item in value.items()}
+    return [_copied(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def parse_override(text: str) -> tuple[str, Any]:

@@ -145,24 +145,24 @@ class BaselinesConfig(Section):
     """Show the model its own answer and ask whether it is true: one more pass a question."""
     stated: StrictBool = False
     """Show the model its own answer and ask how likely it is right: a few tokens more a question."""
-    samples: StrictInt = Field(0, ge=0)
+    samples: StrictInt = Field(0, ge=0, le=1000)
     """Answers in words: sample so many more, and take the share that agrees with the greedy one (self-consistency)."""
-    temperature: float = Field(1.0, gt=0)
+    temperature: float = Field(1.0, ge=0.01, le=100)
     """Of these samples."""
 
 
 class EvaluationConfig(Section):
     """How numbers and their intervals are computed."""
 
-    bootstrap: StrictInt = Field(2000, ge=100)
+    bootstrap: StrictInt = Field(2000, ge=100, le=100_000)
     """Resamples of the questions behind every interval."""
-    bins: StrictInt = Field(15, ge=1)
+    bins: StrictInt = Field(15, ge=1, le=1000)
     """Bins of ECE (equal width, and equal mass) and of the reliability diagrams."""
     risks: tuple[Share, ...] = Field((0.05, 0.1, 0.2), min_length=1)
     """For each, the calibration split sets a threshold: at most this share of the answers above it is wrong."""
     certainty: Share = 0.95
     """The probability that each of these promises holds."""
-    repeats: StrictInt = Field(10, ge=2)
+    repeats: StrictInt = Field(10, ge=2, le=1000)
     """Probes trained on random halves of the questions, which show how much of a number is chance of the training."""
 
 

@@ -5,15 +5,15 @@
 """
 
 import contextlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from src import files
 from src.data import prompts
 from src.data.example import LETTERS, Example, ExampleDataset
 from src.data.jsonl import row_error
-from src.data.rows import read_rows
+from src.data.rows import is_text, read_rows, read_subject
 from src.errors import DataError
 
 FIELDS = ("question", "answer", "choices", "subject")
@@ -66,9 +66,9 @@ class QADataset(ExampleDataset):
     def _example(self, row: dict[str, Any], number: int) -> Example:
         self._seen |= row.keys()
         question, answer = self._text(row, "question", number), self._text(row, "answer", number)
-        subject = str(row.get(self.columns["subject"]) or "")
-        choices = row.get(self.columns["choices"]) or ()
-        if not choices:
+        subject = read_subject(self.path, number, row.get(self.columns["subject"]))
+        choices = row.get(self.columns["choices"])
+        if choices is None or (isinstance(choices, str | list | tuple) and not choices):
             return Example(question, answer, subject=subject, prompt=prompts.free_answer(question))
         choices = self._checked_choices(choices, number)
         letter = self._letter(answer, choices, number)
@@ -77,10 +77,11 @@ class QADataset(ExampleDataset):
 
     def _text(self, row: dict[str, Any], field: str, number: int) -> str:
         value = row.get(self.columns[field])
-        if value is None or isinstance(value, bool | dict | list) or not str(value).strip():
+        if not is_text(value) or not str(value).strip():
             name = self.columns[field]
             if value is None:
-                what = f"{name!r} is missing; the row has {sorted(row)}. Name the columns with data.columns"
+                there = f"{name!r} is missing; the row has {sorted(row)}"
+                what = f"{there}. Name the columns: --set data.columns='{{question: q, answer: a}}'"
             else:
                 what = f"{name!r} is no text: {value!r:.80}"
             raise row_error(self.path, number, what)
@@ -88,16 +89,16 @@ class QADataset(ExampleDataset):
 
     def _checked_choices(self, choices: Any, number: int) -> tuple[str, ...]:
         if isinstance(choices, str):  # a cell of a CSV file
-            with contextlib.suppress(ValueError):
-                choices = json.loads(choices)
+            with contextlib.suppress(ValueError, RecursionError):
+                choices = files.strict_json(choices)
         if not isinstance(choices, list) or not 2 <= len(choices) <= len(LETTERS):
             raise row_error(
                 self.path, number, f"choices must be a list of 2 to {len(LETTERS)} texts, not {choices!r:.80}"
             )
         for choice in choices:
-            if choice is None or isinstance(choice, bool | dict | list) or not str(choice).strip():
+            if not is_text(choice) or not str(choice).strip():
                 raise row_error(self.path, number, f"the choice {choice!r:.80} is no text")
-        texts = tuple(str(choice) for choice in choices)
+        texts = tuple(str(choice).strip() for choice in choices)
         if twice := next((text for text in texts if texts.count(text) > 1), None):
             raise row_error(self.path, number, f"the choice {twice!r} stands there twice")
         return texts

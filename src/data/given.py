@@ -13,7 +13,7 @@ from typing import Any
 
 from src.data.example import LETTERS, Example, ExampleDataset
 from src.data.jsonl import row_error
-from src.data.rows import read_rows
+from src.data.rows import read_rows, read_subject
 from src.errors import DataError, MissingExtraError
 
 _RIGHT = {"C": 1.0, "I": 0.0, "P": 0.5, "N": 0.0}
@@ -65,6 +65,10 @@ class AnsweredDataset(ExampleDataset):
         if not pairs:
             raise DataError(f"{self.path} holds no answers.")
         for number, (example, given) in enumerate(pairs, 1):
+            if given.confidence is not None and not 0 <= given.confidence <= 1:
+                raise DataError(
+                    f"{self.path.name}, answer {number}: confidence is {given.confidence:g}, but lies between 0 and 1."
+                )
             if not given.response.strip():
                 raise DataError(f"{self.path.name}, answer {number} ({example.prompt[-40:]!r}) is empty: leave it out.")
         said = sum(given.confidence is not None for _, given in pairs)
@@ -94,9 +98,7 @@ def _own(path: Path, number: int, row: dict[str, Any]) -> tuple[Example, Given]:
         raise row_error(path, number, f"correct must be 1 or 0, true or false, not {row.get('correct')!r}")
     confidence = row.get("confidence")
     confidence = None if confidence in (None, "") else _number(path, number, "confidence", confidence)
-    if confidence is not None and not 0 <= confidence <= 1:
-        raise row_error(path, number, f"confidence is {confidence:g}, but lies between 0 and 1")
-    example = Example(prompt, "", subject=str(row.get("subject") or ""), prompt=prompt)
+    example = Example(prompt, "", subject=read_subject(path, number, row.get("subject")), prompt=prompt)
     return example, Given(response, label, confidence)
 
 
@@ -105,8 +107,8 @@ def _number(path: Path, number: int, name: str, value: Any) -> float:
         if isinstance(value, bool):
             raise TypeError
         return float(value)
-    except (TypeError, ValueError) as error:
-        raise row_error(path, number, f"{name} is no number: {value!r}") from error
+    except (TypeError, ValueError, OverflowError) as error:
+        raise row_error(path, number, f"{name} is no number: {value!r:.80}") from error
 
 
 def _from_harness(
@@ -120,7 +122,7 @@ def _from_harness(
         if str(row.get("filter", "none")) == chosen:
             try:
                 yield _harness_row(row)
-            except (KeyError, IndexError, TypeError, ValueError) as error:
+            except (KeyError, IndexError, TypeError, ValueError, OverflowError) as error:
                 raise row_error(path, number, f"it is no sample of lm-evaluation-harness ({error!r:.80})") from error
 
 
@@ -129,15 +131,19 @@ def _harness_row(row: dict[str, Any]) -> tuple[Example, Given]:
     pairs = list(arguments.values()) if isinstance(arguments, dict) else arguments
     pairs = [list(pair.values()) if isinstance(pair, dict) else pair for pair in pairs]
     prompt, responses = pairs[0][0], row["filtered_resps"]
+    if not isinstance(prompt, str) or not prompt:
+        raise ValueError(f"its prompt is no text: {prompt!r:.40}")
     metric = next((name for name in ("acc", "exact_match", *row.get("metrics", ())) if name in row), None)
     if metric is None:
         raise ValueError("it has no mark")
     correct = float(row[metric])
     if correct not in (0.0, 1.0):
         raise ValueError(f"{metric} is {correct:g}")
-    subject = str(row["doc"].get("subject", "")) if isinstance(row["doc"], dict) else ""
+    subject = str(row["doc"].get("subject") or "") if isinstance(row["doc"], dict) else ""
     if not isinstance(pairs[0][1], str):  # generated; the second argument are the settings
-        response = row["resps"][0][0]
+        response, *others = row["resps"][0]
+        if others:
+            raise ValueError(f"it has {1 + len(others)} answers, and which of them was marked is not known")
         if not isinstance(response, str):
             raise ValueError(f"its answer is no text: {response!r:.40}")
         return Example(prompt, str(row["target"]), subject=subject, prompt=prompt), Given(response, correct)

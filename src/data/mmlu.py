@@ -93,12 +93,19 @@ def _description(subject: str) -> str:
 
 def _checked_hub_row(row: dict[str, Any]) -> Row:
     try:
-        choices, answer = tuple(row["choices"]), int(row["answer"])
-        return row["question"], choices, LETTERS[:4][answer], row["subject"]
-    except (KeyError, IndexError, TypeError, ValueError) as error:
-        raise DataError(
-            f"A row does not look like MMLU: {row!r:.200}. It needs question, subject, choices and answer."
-        ) from error
+        question, choices, answer, subject = (row[name] for name in ("question", "choices", "answer", "subject"))
+    except KeyError as error:
+        raise _no_question(row) from error
+    texts = [question, subject, *choices] if isinstance(choices, list | tuple) else [None]
+    if len(texts) != 6 or not all(isinstance(text, str) for text in texts) or answer not in range(4) or answer is True:
+        raise _no_question(row)
+    return question, tuple(choices), LETTERS[int(answer)], subject
+
+
+def _no_question(row: dict[str, Any]) -> DataError:
+    return DataError(
+        f"A row does not look like MMLU: {row!r:.200}. It needs question, subject, four choices and an answer, 0 to 3."
+    )
 
 
 def _numbered(reader: Iterator[list[str]], path: Path) -> Iterator[tuple[int, list[str]]]:

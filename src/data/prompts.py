@@ -58,8 +58,8 @@ def from_template(example: Example, template: str, *, answer_by_letter: bool) ->
     }
     try:
         _check_template(template)
-        prompt = _environment().from_string(template).render(values).rstrip()
-    except (jinja2.TemplateError, TypeError, ValueError, ArithmeticError, RecursionError) as error:
+        prompt = _filled(template, values).rstrip()
+    except (jinja2.TemplateError, SyntaxError, TypeError, ValueError, ArithmeticError, RecursionError) as error:
         reason = str(error).rstrip(".")
         raise ConfigError(
             f"data.template cannot be filled in: {reason}. It may name question, choices (letter, text) and subject."
@@ -79,6 +79,7 @@ _FILTERS = ("capitalize", "default", "first", "last", "length", "lower", "title"
 # What could multiply a text again and again, or call itself.
 _REFUSED = {"Macro": "macros", "Assign": "set", "AssignBlock": "set", "CallBlock": "calls", "Concat": "~", "Add": "+"}
 _MOST_NESTED = 2
+_LONGEST_TEMPLATE, _LONGEST_PROMPT = 1 << 16, 1 << 24  # characters
 
 
 class _Environment(ImmutableSandboxedEnvironment):
@@ -101,8 +102,21 @@ def _environment() -> jinja2.Environment:
     return environment
 
 
+def _filled(template: str, values: dict[str, Any]) -> str:
+    """Piece by piece, so that what would fill the memory is noticed before it does."""
+    pieces, length = [], 0
+    for piece in _environment().from_string(template).generate(values):
+        length += len(piece)
+        if length > _LONGEST_PROMPT:
+            raise SecurityError(f"the prompt would have more than {_LONGEST_PROMPT:,} characters")
+        pieces.append(piece)
+    return "".join(pieces)
+
+
 def _check_template(template: str) -> None:
     """Raises jinja2.TemplateError where it is no template, or holds what could run for ever."""
+    if len(template) > _LONGEST_TEMPLATE:
+        raise SecurityError(f"it has {len(template):,} characters, and at most {_LONGEST_TEMPLATE:,} are read")
     tree = _environment().parse(template)
     for kind, name in _REFUSED.items():
         if tree.find(getattr(jinja2.nodes, kind)):
@@ -111,6 +125,14 @@ def _check_template(template: str) -> None:
         raise SecurityError("a loop that calls itself is not possible in a template")
     if _nested(tree) > _MOST_NESTED:
         raise SecurityError(f"at most {_MOST_NESTED} loops may stand in each other")
+    if not all(_over_choices(loop.iter) for loop in tree.find_all(jinja2.nodes.For)):
+        raise SecurityError("a loop can go over choices only")
+
+
+def _over_choices(what: jinja2.nodes.Node) -> bool:
+    """Whether this is choices, one pair of it or a part of it, and not the letters of a text, which may be many."""
+    node = what.node if isinstance(what, jinja2.nodes.Getitem) else what
+    return isinstance(node, jinja2.nodes.Name) and node.name == "choices"
 
 
 def _nested(node: jinja2.nodes.Node) -> int:

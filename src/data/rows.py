@@ -1,11 +1,14 @@
 """Rows of a user's own file, whatever it is: JSONL, CSV, parquet, or a data set of the hub."""
 
 import csv
+import math
 import re
 from collections.abc import Iterator
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+from src import storage
 from src.data.jsonl import read_jsonl, row_error
 from src.errors import DataError
 
@@ -27,7 +30,7 @@ def read_rows(source: str | Path, *, split: str | None = None) -> Rows:
         DataError: no such file, an ending that is not known, or a row that cannot be read (with its number).
         DownloadError: the hub does not give the data set.
     """
-    path = Path(source).expanduser()
+    path = storage.local(source)
     if path.is_dir() or (not path.exists() and not path.suffix and _HUB_NAME.fullmatch(str(source))):
         from src.data.hub import load_rows
 
@@ -40,6 +43,22 @@ def read_rows(source: str | Path, *, split: str | None = None) -> Rows:
         raise DataError(f"{path.name} ends in none of {', '.join(KINDS)}: save the questions as one of these.")
     readers = {".csv": _read_csv, ".parquet": _read_parquet}
     return readers.get(path.suffix.lower(), read_jsonl)(path)
+
+
+def is_text(value: Any) -> bool:
+    """Whether a cell holds a text, or a number that can be written as one (true and false are none)."""
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return isinstance(value, str | int | Decimal) and not isinstance(value, bool)
+
+
+def read_subject(path: Path, number: int, value: Any) -> str:
+    """A row's subject as text, "" where it has none. Raises DataError for what is no text or number."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    if not is_text(value):
+        raise row_error(path, number, f"the subject {value!r:.80} is no text")
+    return str(value)
 
 
 def _read_csv(path: Path) -> Rows:
@@ -68,6 +87,6 @@ def _read_parquet(path: Path) -> Rows:
 
     try:
         rows = parquet.read_table(path).to_pylist()
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError, OverflowError) as error:  # text that is not UTF-8, a time too far
         raise DataError(f"{path} cannot be read as parquet: {str(error).splitlines()[0]}") from error
     yield from enumerate(rows, 1)

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from src import storage
 from src.adapters.settings import parse_object
 from src.data.example import Example
 from src.errors import AdapterError, DataError
@@ -27,7 +28,7 @@ def read_trained_on(adapter_folder: str | Path) -> tuple[Path, frozenset[str]] |
     Raises:
         DataError: a file that is not what a fine-tuning writes.
     """
-    folder = Path(adapter_folder).expanduser()
+    folder = storage.local(adapter_folder)
     path = next((p for p in (folder / FILE_NAME, folder.parent / FILE_NAME) if os.path.lexists(p)), None)
     if path is None:
         return None

@@ -175,7 +175,7 @@ class _Side:
         n = needed = 2000.0
         for runs in self._passes():
             # The noise falls with the root of the number of questions.
-            needed = n * min((self._needed(difference, round(n), runs, seed) / difference) ** 2, 100.0)
+            needed = n * min(abs(self._needed(difference, round(n), runs, seed) / difference), 10.0) ** 2
             n = min(max(needed, FEWEST), MOST)
         return math.ceil(n) if needed <= MOST else None
 

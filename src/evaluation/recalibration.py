@@ -212,16 +212,21 @@ def _log_odds(p: np.ndarray) -> np.ndarray:
 
 
 def _check(name: str, value: Any, *, above: float | None = None, least: float | None = None) -> None:
-    ok = type(value) in (int, float) and np.isfinite(value)
+    ok = _is_number(value) and np.isfinite(value)
     if not ok or (above is not None and value <= above) or (least is not None and value < least):
         bound = f" above {above:g}" if above is not None else f" of at least {least:g}" if least is not None else ""
         raise ScoringError(f"{name} is {value!r:.80}; a finite number{bound} is needed.")
 
 
+def _is_number(value: Any) -> bool:
+    """JSON knows whole numbers that no float holds."""
+    return type(value) is float or (type(value) is int and abs(value) < 1e300)
+
+
 def _plain_numbers(name: str, value: Any) -> Any:
     """A number, or a list of them as a tuple; anything else, such as a text or true, is refused."""
-    if type(value) in (int, float):
+    if _is_number(value):
         return value
-    if not isinstance(value, list) or len(value) > _MOST_NODES or not all(type(one) in (int, float) for one in value):
+    if not isinstance(value, list) or len(value) > _MOST_NODES or not all(map(_is_number, value)):
         raise ScoringError(f"{name} of the recalibration is {value!r:.80}; a number or a list of numbers is needed.")
     return tuple(value)

@@ -1,8 +1,7 @@
 """One batch of answers: transformers' generation, greedy or sampled, and the probability of every token."""
 
-import contextlib
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,10 +11,32 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Sampling:
-    """Draw every token at this temperature; the seed and a batch's prompts determine what is drawn."""
+    """Draw every token at this temperature; the seed and a row's own prompt determine what is drawn."""
 
     temperature: float = 1.0
     seed: int = 0
+
+    def seed_of(self, ids: Sequence[int]) -> int:
+        """32 bits that depend on the seed and a prompt's token ids."""
+        return int.from_bytes(hashlib.sha256(repr((self.seed, list(ids))).encode()).digest()[:4], "big")
+
+
+class _Drawn:
+    """A logits processor after which the likeliest token is one that was drawn at this temperature.
+
+    The largest of log p - log e, where e is exponential, is drawn from p (the Gumbel-max trick: Maddison, Tarlow and
+    Minka, arXiv 1411.0030, section 2). A row has random numbers of its own, so it draws the same in any batch.
+    """
+
+    def __init__(self, sampling: Sampling, rows: Sequence[Sequence[int]], device: torch.device):
+        self._temperature = sampling.temperature
+        self._random = [torch.Generator(device).manual_seed(sampling.seed_of(row)) for row in rows]
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        drawn = torch.empty_like(scores, dtype=torch.float32)
+        for row, generator in zip(drawn, self._random, strict=True):
+            row.exponential_(generator=generator)
+        return scores.float() / self._temperature - drawn.log_()
 
 
 class _ChosenLogProbabilities:
@@ -67,14 +88,12 @@ def generate(
     chosen = _ChosenLogProbabilities()
     options: dict[str, Any] = {"stop_strings": list(stop)} if stop else {}
     options |= {"stopping_criteria": list(criteria)} if criteria else {}
-    # 0 and 1 are "no limit": None would let the model's own generation settings in.
-    options |= {"temperature": sampling.temperature, "top_p": 1.0, "top_k": 0} if sampling else {
-        "temperature": None, "top_p": None, "top_k": None}  # fmt: skip
-    with torch.inference_mode(), _seeded(sampling, rows, device):
+    processors = [chosen, *([_Drawn(sampling, rows, device)] if sampling else [])]
+    with torch.inference_mode():
         output = model.generate(
-            input_ids=ids, attention_mask=mask, do_sample=sampling is not None, num_beams=1, max_new_tokens=room,
-            pad_token_id=padding, logits_processor=[chosen], tokenizer=tokenizer, return_dict_in_generate=False,
-            **options,
+            input_ids=ids, attention_mask=mask, do_sample=False, num_beams=1, max_new_tokens=room,
+            pad_token_id=padding, logits_processor=processors, tokenizer=tokenizer, return_dict_in_generate=False,
+            temperature=None, top_p=None, top_k=None, **options,
         )  # fmt: skip
     steps = chosen.steps(output)
     tokens = torch.full((len(rows), width), -1, dtype=torch.int32)
@@ -82,15 +101,3 @@ def generate(
     tokens[:, : steps.shape[1]] = output[:, longest:].cpu()
     log_probabilities[:, : steps.shape[1]] = steps
     return tokens, log_probabilities
-
-
-@contextlib.contextmanager
-def _seeded(sampling: Sampling | None, rows: Sequence[Sequence[int]], device: torch.device) -> Iterator[None]:
-    """Random numbers that depend on the seed and the batch's prompts only; afterwards they go on as before."""
-    if sampling is None:
-        yield
-        return
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        digest = hashlib.sha256(repr((sampling.seed, [list(row) for row in rows])).encode()).digest()
-        torch.manual_seed(int.from_bytes(digest[:8], "big") >> 1)
-        yield

@@ -91,8 +91,8 @@ def answer_freely(
     """Generate one answer per prompt, greedy or sampled.
 
     A prompt and its answer share the model's context: where less than `max_new_tokens` is left, the answer
-    gets what is left, and a prompt that leaves less than 8 tokens counts as over-long. In float32 an answer does not
-    depend on the other prompts; in half precision the batch moves the last bits, and now and then a word.
+    gets what is left, and a prompt that leaves less than 8 tokens counts as over-long. In float32 an answer, drawn ones
+    too, does not depend on the other prompts; in half precision the batch moves the last bits, and now and then a word.
 
     Args:
         model, tokenizer: from `ModelLoader.load`.
@@ -175,7 +175,7 @@ def _answer_cache(
     check_can_be_cached(model)
     settings = {key: repr(value) for key, value in model.generation_config.to_diff_dict().items()}
     settings.pop("transformers_version", None)
-    chosen = asdict(sampling) if sampling else {"greedy": True}
+    chosen = asdict(sampling) | {"drawn": "by row"} if sampling else {"greedy": True}
     chosen |= {"generator": generator} if generator else {}
     way = chosen | {"max_new_tokens": max_new_tokens, "stop": list(stop), "settings": settings}
     context = fingerprint(model) | {"generation": way}

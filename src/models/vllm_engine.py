@@ -4,8 +4,7 @@ vLLM keeps its own copy of the weights beside the model that states are read fro
 answer and every setting, so that nothing of its own defaults comes in; what it says is read as ours is.
 """
 
-import hashlib
-import json
+import logging
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -17,13 +16,18 @@ import torch
 from torch import Tensor
 
 from src import machine
-from src.errors import ConfigError, MissingExtraError
+from src.adapters.folder import CONFIG_NAME, read_config
+from src.errors import AdapterError, ConfigError, MissingExtraError
 from src.models.decoding import Sampling
+
+log = logging.getLogger(__name__)
 
 # Of the memory that is free when vLLM starts; the rest is for reading states.
 _SHARE = 0.8
 _QUIET = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "VLLM_LOGGING_LEVEL": "ERROR",
           "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}  # fmt: skip
+_WEIGHED = 64  # tokens
+_CLEAR = 6.0  # times what the engines differ by: what an adapter has to change to be seen
 _RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # each is room for all below
 # Generation settings of a model that a greedy answer does not depend on, or that are passed on.
 _HARMLESS = frozenset({
@@ -74,7 +78,7 @@ class VllmGenerator:
         vllm, lora = import_module("vllm"), import_module("vllm.lora.request")
 
         def params(ids: Sequence[int]) -> Any:
-            drawn = {"temperature": sampling.temperature, "seed": _seed(sampling, ids)} if sampling else {}
+            drawn = {"temperature": sampling.temperature, "seed": sampling.seed_of(ids)} if sampling else {}
             return vllm.SamplingParams(
                 max_tokens=room, stop=list(stop) or None, stop_token_ids=sorted(ends), ignore_eos=True, logprobs=0,
                 **{"temperature": 0.0, "top_p": 1.0, "top_k": 0} | drawn,
@@ -98,6 +102,15 @@ class VllmGenerator:
             )
         return tokens, log_probabilities
 
+    def weigh(self, ids: Sequence[int], adapter: str | None) -> Tensor:
+        """(n - 1,) float32 log-probability of each token of a prompt but the first, given those before it."""
+        vllm, lora = import_module("vllm"), import_module("vllm.lora.request")
+        request = None if adapter is None else lora.LoRARequest(adapter, *self.adapters[adapter])
+        params = vllm.SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=0)
+        (said,) = self.engine.generate([{"prompt_token_ids": list(ids)}], params, lora_request=request, use_tqdm=False)
+        steps = zip(ids[1:], said.prompt_logprobs[1:], strict=True)
+        return torch.tensor([step[token].logprob for token, step in steps])
+
 
 def start_vllm(
     model: Any, model_name: str, *, revision: str | None = None, adapters: Mapping[str, str] | None = None
@@ -113,6 +126,7 @@ def start_vllm(
         MissingExtraError: vllm is not installed.
         ConfigError: a quantised model, which vLLM would round in another way, or generation settings of the model that
             are not passed on.
+        AdapterError: an adapter that vLLM does not apply as PEFT does.
     """
     check_vllm(model)
     from src.models.extraction.tokens import context_length
@@ -124,7 +138,43 @@ def start_vllm(
             **_memory(), **_lora(adapters or {}),
         )  # fmt: skip
     numbered = {name: (number, folder) for number, (name, folder) in enumerate((adapters or {}).items(), start=1)}
-    return VllmGenerator(engine, numbered)
+    generator = VllmGenerator(engine, numbered)
+    check_in_force(generator, model)
+    return generator
+
+
+def check_in_force(generator: VllmGenerator, model: Any) -> None:
+    """Compare what both say of one text, with each adapter and without.
+
+    The yardstick is what the adapter changes: vLLM's numbers with it must lie nearer to those of the model with it than
+    half of that. Where that is within what the two engines differ by without it, nothing can be told, which is logged.
+
+    Raises:
+        AdapterError: they do not.
+    """
+    size = model.config.get_text_config(decoder=True).vocab_size
+    ids = torch.randint(size, (_WEIGHED,), generator=torch.Generator().manual_seed(0)).tolist()
+    base = _weighed(model, ids, None)
+    noise = float((generator.weigh(ids, None) - base).abs().mean()) if generator.adapters else 0.0
+    for place, (name, (_, folder)) in enumerate(generator.adapters.items()):
+        tuned = _weighed(model, ids, place)
+        off, effect = (float((tuned - other).abs().mean()) for other in (generator.weigh(ids, name), base))
+        if effect < _CLEAR * noise:
+            log.warning("Whether vLLM applies %s cannot be told: it changes less than vLLM differs by anyway.", folder)
+        elif off > effect / 2:
+            raise AdapterError(
+                f"vLLM does not apply the adapter {folder} as PEFT does: log-probabilities are off by {off:.2g} nats, "
+                f"and the adapter changes them by {effect:.2g}. Let transformers answer (run.generator)."
+            )
+
+
+def _weighed(model: Any, ids: Sequence[int], place: int | None) -> Tensor:
+    from src.models.adapter_switch import switched_to
+
+    tokens = torch.tensor([ids], device=model.get_input_embeddings().weight.device)
+    with switched_to(model, place), torch.inference_mode():
+        said = model(input_ids=tokens, use_cache=False).logits[0, :-1].float().log_softmax(-1)
+    return said.gather(1, tokens[0, 1:, None].to(said.device))[:, 0].cpu()
 
 
 def check_vllm(model: Any) -> None:
@@ -158,7 +208,7 @@ def _memory() -> dict[str, Any]:
 def _lora(adapters: Mapping[str, str]) -> dict[str, Any]:
     if not adapters:
         return {}
-    settings = [json.loads((Path(folder) / "adapter_config.json").read_text()) for folder in adapters.values()]
+    settings = [read_config(Path(folder) / CONFIG_NAME) for folder in adapters.values()]
     for folder, one in zip(adapters.values(), settings, strict=True):
         if one.get("rank_pattern") or one.get("alpha_pattern") or one["r"] > _RANKS[-1]:
             raise ConfigError(
@@ -167,9 +217,3 @@ def _lora(adapters: Mapping[str, str]) -> dict[str, Any]:
             )
     room = next(rank for rank in _RANKS if rank >= max(one["r"] for one in settings))
     return {"enable_lora": True, "max_lora_rank": room, "max_loras": 1}
-
-
-def _seed(sampling: Sampling, ids: Sequence[int]) -> int:
-    """A seed that depends on the prompt and on what was asked for only."""
-    digest = hashlib.sha256(repr((sampling.seed, list(ids))).encode()).digest()
-    return int.from_bytes(digest[:4], "big")

@@ -1,6 +1,7 @@
 """What one model said: handed from the asking to the probing."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -30,6 +31,7 @@ class Asked:
         elsewhere: position -> how many answers had no such token, so that the answer's (or the prompt's) last one was
             read; only positions where there were some.
         truncated: how many prompts were cut.
+        shortened: signal -> of how many prompts that asked again the beginning was cut off; only where there were some.
         tokens: of the n answers, (m, places, d) float32, where every token is read; None: nowhere.
     """
 
@@ -44,6 +46,7 @@ class Asked:
     elsewhere: dict[str, int]
     truncated: int
     tokens: TokenStates | None = None
+    shortened: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def answered(self) -> np.ndarray:

@@ -3,6 +3,7 @@
 import contextlib
 import logging
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -74,23 +75,28 @@ def forecast(
 ) -> ExtractionPlan:
     """What reading the states of all prompts takes, of one model; arguments as in `ask`.
 
-    The model may be one without weights. Generating free answers comes on top.
+    The model may be one without weights. Generating free answers comes on top. States from outside are not read.
     """
     prompts, extraction = [example.prompt for example in questions.examples], config.extraction
     if questions.with_choices:
         continuations = [example.continuations for example in questions.examples]
         return plan_choices(
-            model, tokenizer, prompts, continuations, layers=layers, cache_dir=extraction.cache_dir,
-            truncation=config.data.truncation, whole_answer="answer_letter" in extraction.position,
+            model, tokenizer, prompts, continuations, layers=() if extraction.states else layers,
+            cache_dir=extraction.cache_dir, truncation=config.data.truncation,
+            whole_answer="answer_letter" in extraction.position,
         )  # fmt: skip
     extractor = HiddenStateExtractor(model, tokenizer)
     if questions.given:
         texts = [prompt + given.response for prompt, given in zip(prompts, questions.given, strict=True)]
-        return extractor.plan(texts, layers, extraction.cache_dir)
-    return extractor.plan(
-        prompts, layers, extraction.cache_dir, truncation=config.data.truncation,
-        max_tokens=prompt_limit(model, questions.max_new_tokens),
-    )  # fmt: skip
+        found = extractor.plan(texts, layers, extraction.cache_dir)
+    else:
+        found = extractor.plan(
+            prompts, layers, extraction.cache_dir, truncation=config.data.truncation,
+            max_tokens=prompt_limit(model, questions.max_new_tokens),
+        )  # fmt: skip
+    if extraction.states:
+        return replace(found, tokens_computed=0, passes=0, operations=0, memory_bytes=0, seconds=0.0)
+    return found
 
 
 def _ask_choices(
@@ -111,7 +117,8 @@ def _ask_choices(
     )
     letters = tuple(LETTERS[choice] for choice in answers.chosen)
     signals = {"entropy": answers.entropy, "margin": answers.margin, "choice_mass": answers.mass}
-    signals |= ask_again(model, tokenizer, questions, letters, config, label=label)
+    again, shortened = ask_again(model, tokenizer, questions, letters, config, label=label)
+    signals |= again
     hidden, places = read_choice_positions(model, answers, config, layers)
     correct = [letter == example.target for letter, example in zip(letters, examples, strict=True)]
     return Asked(
@@ -125,6 +132,7 @@ def _ask_choices(
         marks=(),
         elsewhere={},
         truncated=len(answers.truncated),
+        shortened=shortened,
     )
 
 
@@ -154,7 +162,8 @@ def _ask_freely(
         "least_log_probability": answers.least_log_probabilities,
         "perplexity": np.exp(-answers.log_probabilities),
     }
-    signals |= ask_again(model, tokenizer, questions, answers.texts, config, label=label)
+    again, shortened = ask_again(model, tokenizer, questions, answers.texts, config, label=label)
+    signals |= again
     if config.baselines.samples:
         signals[SELF_CONSISTENCY] = self_consistency(model, tokenizer, questions, marks, config, label=label)
     states = read_positions(model, tokenizer, answers, [one.span for one in marks], config, layers)
@@ -166,6 +175,7 @@ def _ask_freely(
         status=tuple(map(_status, marks, answers.finished, answers.cut_while_thinking)),
         marks=marks,
         truncated=len(answers.truncated),
+        shortened=shortened,
         **states,
     )
 

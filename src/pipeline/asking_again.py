@@ -23,26 +23,30 @@ _STATED_TOKENS = 16
 
 def ask_again(
     model: Any, tokenizer: Any, questions: Questions, answers: Sequence[str], config: Config, *, label: str
-) -> dict[str, np.ndarray]:
-    """The configured confidences for which the model is shown its own answers: name -> (n,).
+) -> tuple[dict[str, np.ndarray], dict[str, int]]:
+    """The configured confidences for which the model is shown its own answers.
 
     Args:
         model, tokenizer, questions, config: as in `asking.ask`.
         answers: the model's own: a letter, or a text.
         label: names the model in progress bars.
+
+    Returns:
+        name -> (n,); and name -> of how many prompts the beginning was cut off, since with the answer and the question
+        about it they were longer than the model's context; only where there were some.
     """
-    found = {}
+    found, shortened = {}, {}
     if config.baselines.p_true:
-        found[P_TRUE] = _p_true(model, tokenizer, questions, answers, config, label)
+        found[P_TRUE], shortened[P_TRUE] = _p_true(model, tokenizer, questions, answers, config, label)
     if config.baselines.stated:
-        found[STATED] = _stated(model, tokenizer, questions, answers, config, label)
-    return found
+        found[STATED], shortened[STATED] = _stated(model, tokenizer, questions, answers, config, label)
+    return found, {name: count for name, count in shortened.items() if count}
 
 
 def _p_true(
     model: Any, tokenizer: Any, questions: Questions, answers: Sequence[str], config: Config, label: str
-) -> np.ndarray:
-    """The probability of "True" against "False" (arXiv 2207.05221)."""
+) -> tuple[np.ndarray, int]:
+    """The probability of "True" against "False" (arXiv 2207.05221); how many prompts were cut."""
     found = answer_choices(
         model,
         tokenizer,
@@ -53,13 +57,13 @@ def _p_true(
         truncation="left",  # the answer and the question about it stand at the end
         progress=f"{label}: is it true?",
     )
-    return found.probabilities[:, 0]
+    return found.probabilities[:, 0], len(found.truncated)
 
 
 def _stated(
     model: Any, tokenizer: Any, questions: Questions, answers: Sequence[str], config: Config, label: str
-) -> np.ndarray:
-    """The confidence that the model puts into words (arXiv 2305.14975); NaN where it names none."""
+) -> tuple[np.ndarray, int]:
+    """The confidence that the model puts into words (arXiv 2305.14975), NaN where it names none; how many were cut."""
     said = answer_freely(
         model,
         tokenizer,
@@ -72,7 +76,8 @@ def _stated(
         thinking=config.data.thinking,
         progress=f"{label}: how likely is it?",
     )
-    return np.array([np.nan if (stated := stated_probability(text)) is None else stated for text in said.texts])
+    named = [np.nan if (stated := stated_probability(text)) is None else stated for text in said.texts]
+    return np.array(named), len(said.truncated)
 
 
 def _follow_ups(tokenizer: Any, questions: Questions, answers: Sequence[str], question: str, *, cue: str) -> list[str]:

@@ -6,12 +6,13 @@ from typing import Any
 
 from src import storage
 from src.config import Config, load_config
-from src.data.splits import SPLITS
+from src.data.splits import SPLITS, Splits
 from src.errors import ConfigError
 from src.models.loader import DTYPES, Quantization
-from src.pipeline.folder import CONFIG
+from src.pipeline.folder import CONFIG, PROBES
 from src.pipeline.naming import variant_names
 from src.pipeline.plan import Plan, make_plan, model_loader
+from src.pipeline.questions import Questions
 from src.pipeline.sharing import training_ids
 from src.probes.artifact import SavedProbe
 from src.probes.attention import AttentionWeights
@@ -109,7 +110,10 @@ def plan_check(
     for one in (first, second):
         saved.check_shape(model_loader(one, one.adapter_folders).skeleton())
     own_plan, other_plan = make_plan(first), make_plan(second)
-    return CheckPlan(saved, first, second, own_plan, other_plan, _notes(saved, own_plan))
+    notes = _generator_note(settings)
+    if settings.data.unparsed != "drop":  # else the answers tell which questions fitted the probe
+        notes += other_questions(saved, own_plan.task.questions, own_plan.task.splits)
+    return CheckPlan(saved, first, second, own_plan, other_plan, notes)
 
 
 def linear_weights(saved: SavedProbe) -> ProbeWeights:
@@ -132,15 +136,12 @@ def linear_weights(saved: SavedProbe) -> ProbeWeights:
     return saved.weights
 
 
-def _run_folder(probe: str | Path) -> Path:
-    """RUN of RUN/probes/VARIANT."""
-    place = storage.place(probe)
-    return (place.absolute() if storage.is_local(place) else place).parents[1]
-
-
 def _config_beside(probe: Any) -> Path:
-    """RUN/config.yaml of RUN/probes/VARIANT."""
-    path = _run_folder(probe) / CONFIG if isinstance(probe, str | Path) else None
+    """RUN/config.yaml of RUN/probes/VARIANT; a hub id may look like a folder that is not there."""
+    path: Path | None = None
+    if isinstance(probe, str | Path) and (place := storage.place(probe)).is_dir():
+        room = (place.absolute() if storage.is_local(place) else place).parent
+        path = room.parent / CONFIG if room.name == PROBES else None
     if path is None or not path.is_file():
         raise ConfigError(
             "The probe does not lie in the folder of a run (RUN/probes/VARIANT), so its questions are not known. Name "
@@ -154,7 +155,7 @@ def _own_settings(settings: Config, saved: SavedProbe, named: Named, *, variant:
     of = saved.origin.model
     if named.model is None:
         adapter = named.adapter or (_own_adapter(settings, variant) if of.adapter else None)
-        named = Named(settings.model.name, adapter)
+        named = Named(settings.model.name, adapter, dtype=named.dtype)
     return _settings(settings, saved, replace(named, quantization=of.quantization))
 
 
@@ -195,13 +196,23 @@ def _settings(settings: Config, saved: SavedProbe, named: Named) -> Config:
             "extraction.layer_ids": None,
             "baselines": {},
             "transfer": {},
+            "run.engine": "local",
+            "run.workers": 1,
+            "run.generator": "transformers",
         },
     )  # fmt: skip
 
 
-def _notes(saved: SavedProbe, plan: Plan) -> tuple[str, ...]:
+def _generator_note(settings: Config) -> tuple[str, ...]:
+    if settings.run.generator == "transformers":
+        return ()
+    return (f"The run had {settings.run.generator} generate its answers; here transformers does, of both models.",)
+
+
+def other_questions(saved: SavedProbe, questions: Questions, splits: Splits) -> tuple[str, ...]:
+    """A note where the probe was fitted on others than those of train and val, or does not say on which."""
     fitted = saved.origin.training_ids
-    if fitted == training_ids(plan.task.questions, plan.task.splits):
+    if fitted == training_ids(questions, splits):
         return ()
     known = "was fitted on other questions than this configuration trains with"
     what = "does not say which questions it was fitted on" if fitted is None else known

@@ -9,11 +9,12 @@ import numpy as np
 
 from src.config import Config
 from src.data.example import Example
+from src.data.splits import Splits
 from src.models.adapter_switch import switched_to
 from src.pipeline.asked import Asked
 from src.pipeline.asking import ask
 from src.pipeline.check_numbers import Labelled, with_labels
-from src.pipeline.check_plan import CheckPlan, Named, linear_weights, plan_check
+from src.pipeline.check_plan import CheckPlan, Named, linear_weights, other_questions, plan_check
 from src.pipeline.holding import FROZEN, REALIGNED, REFIT, Margins, Verdict
 from src.pipeline.plan import Plan, model_loader
 from src.pipeline.probing import answered_splits
@@ -35,19 +36,25 @@ class Check:
             judged" (without labels).
         plan: which probe, models and questions.
         other: the model that it was checked on.
+        unchanged: whether both models' states and answers are the same, bit for bit.
+        splits: of the questions that count.
         realignment: what the states say, without labels.
         tested: what the labels say; None without them.
         labels: see `Judgement`.
-        saved_in: where the probe for the new model was written, if it was.
+        saved_in: where the probe for the new model was written; None: nowhere.
+        not_saved: why it was not, where that was asked for, or "".
     """
 
     verdict: Verdict
     plan: CheckPlan
     other: ModelIdentity
+    unchanged: bool
+    splits: Splits
     realignment: Realignment
     tested: Labelled | None
     labels: int | None = None
     saved_in: Path | None = None
+    not_saved: str = ""
 
     def as_plain(self) -> dict[str, Any]:
         """Everything, as values for JSON and for `print_check`."""
@@ -58,6 +65,7 @@ class Check:
             {
                 "verdict": self.verdict,
                 "labels": self.labels,
+                "unchanged": self.unchanged,
                 **self.plan.facts(),
                 "after_identity": asdict(self.other),
                 "drift": {
@@ -69,6 +77,7 @@ class Check:
                 },
                 "tested": self.tested and self.tested.as_plain(),
                 "saved_in": self.saved_in and str(self.saved_in),
+                "not_saved": self.not_saved,
             }
         )
         return plain | {"sentences": check_sentences(plain)}
@@ -89,7 +98,7 @@ def check_probe(
         own: the model that the probe was fitted on; None: as the run's configuration says.
         config: of the run that fitted the probe; None: the one it lies in.
         margins: what a probe may lose to a refit and still hold.
-        labelled: False: no label is looked at, and the verdict is "not judged" unless the states are the same.
+        labelled: False: no label is looked at, and the verdict is "not judged" unless states and answers are the same.
         save: a folder that gets the probe for the new model, as the verdict says: kept, realigned or refitted.
 
     Raises:
@@ -107,29 +116,33 @@ def run_check(
     before, after, identity = _asked(plan)
     saved, splits = plan.probe, plan.own_plan.task.splits
     if plan.other.data.unparsed == "drop":
+        fitted = answered_splits(splits, {"before": before})["before"]
+        plan = replace(plan, notes=(*plan.notes, *other_questions(saved, plan.own_plan.task.questions, fitted)))
         splits = answered_splits(splits, {"after": after})["after"]
     rows = np.concatenate([splits.train, splits.val])
     drift = realign(linear_weights(saved), before.hidden[rows, 0], after.hidden[rows, 0], groups=splits.groups[rows])
     realigned = None if drift.chosen.method == "unchanged" else replace(saved, weights=drift.weights)
-    same = np.array_equal(before.hidden, after.hidden)
-    if not labelled:
-        check = Check("keep" if same else "not judged", plan, identity, drift, None)
-    else:
+    # Layers above the probe's may have changed, and with them the answers.
+    unchanged = np.array_equal(before.hidden, after.hidden) and before.answers == after.answers
+    found: Labelled | None = None
+    if labelled:
         found = with_labels(
             saved, realigned, before, after, splits, _groups(plan.other_plan.task.questions.examples),
             settings=plan.other.evaluation, margins=margins or Margins(), seed=plan.other.experiment.seed,
         )  # fmt: skip
-        check = _judged(plan, identity, drift, found, same=same)
-    return _saved(check, Path(save)) if save is not None else check
+    verdict, labels = _verdict(found, unchanged=unchanged)
+    check = Check(verdict, plan, identity, unchanged, splits, drift, found, labels)
+    return _saved(check, save) if save is not None else check
 
 
-def _judged(plan: CheckPlan, identity: ModelIdentity, drift: Realignment, found: Labelled, *, same: bool) -> Check:
+def _verdict(found: Labelled | None, *, unchanged: bool) -> tuple[Verdict, int | None]:
+    """What to do, and how many labels that takes."""
+    if unchanged:  # whatever the probe was worth, it still is
+        return "keep", None
+    if found is None:
+        return "not judged", None
     judgement = found.judgement
-    if same:  # whatever the probe was worth, it still is
-        return Check("keep", plan, identity, drift, found)
-    if judgement is None:
-        return Check("cannot tell", plan, identity, drift, found)
-    return Check(judgement.verdict, plan, identity, drift, found, judgement.labels)
+    return ("cannot tell", None) if judgement is None else (judgement.verdict, judgement.labels)
 
 
 def _asked(plan: CheckPlan) -> tuple[Asked, Asked, ModelIdentity]:
@@ -171,16 +184,16 @@ def _plain_map(one: Any) -> dict[str, Any]:
     return asdict(one) | {"in_words": str(one)}
 
 
-def _saved(check: Check, folder: Path) -> Check:
+def _saved(check: Check, folder: str | Path) -> Check:
     """Write the probe for the new model, where the verdict names one; thresholds with a guarantee are the old one's."""
     kind = _SAVED_AS.get(check.verdict)
     if kind is None or check.tested is None:
-        return check
+        return replace(check, not_saved=f"the verdict is {check.verdict!r}, which names no probe for this model")
     plan, saved, fitted = check.plan, check.plan.probe, check.tested.refit
     origin = replace(saved.origin, model=check.other, metrics=metrics_of(check.tested.scores[kind]))
     if kind == REFIT and fitted is not None:
-        ids = training_ids(plan.other_plan.task.questions, plan.other_plan.task.splits)
-        new = SavedProbe(fitted.weights_, replace(origin, training_ids=ids, C=fitted.C_))
+        ids = training_ids(plan.other_plan.task.questions, check.splits)
+        new = SavedProbe(fitted.weights_, replace(origin, family="logistic", training_ids=ids, C=fitted.C_))
     else:
         weights = saved.weights if kind == FROZEN else check.realignment.weights
         new = replace(saved, weights=weights, origin=origin, promises=())

@@ -53,22 +53,32 @@ class Side:
     bins: int
 
 
-def compare_runs(folders: Sequence[str | Path]) -> dict[str, Any]:
-    """Every model of every run, on the test questions of them all, and each against the first (docs/results.md).
+def compare_runs(folders: Sequence[str | Path], *, against: str | None = None) -> dict[str, Any]:
+    """Every model of every run, on the test questions of them all, and each against one of them (docs/results.md).
 
-    A question is the same where its text, choices, answer and subject are. Both models of a run are sides.
+    A question is the same where its text, choices, answer and subject are. All models of a run are sides; one that
+    says what another says (the base model of several runs) is named, and compared once.
+
+    Args:
+        folders: of finished runs; of one run with an adapter too.
+        against: the label of a side, or the name of a model that only one run has; None: the first.
 
     Raises:
-        ConfigError: a folder holds no finished run, there are fewer than two models, or they share no test question.
+        ConfigError: a folder holds no finished run, there are fewer than two models, they share no test question, or
+            none is called `against`.
     """
     from src.report import comparison_verdict
 
-    sides = [side for folder in folders for side in _sides(storage.place(folder), _labels(folders))]
+    labels = _labels(folders)
+    sides = [side for folder in folders for side in _sides(storage.place(folder), labels)]
     if len(sides) < 2:
         raise ConfigError(f"{len(sides)} model cannot be compared: name another run.")
+    if against is not None:
+        sides.insert(0, sides.pop(_named(sides, against)))
     shared = [name for name in sides[0].rows if all(name in side.rows for side in sides)]
     if not shared:
         raise ConfigError("These runs share no test question: they asked other questions, or another seed split them.")
+    sides, same = _distinct(sides, shared)
     places = [np.array([side.rows[name] for name in shared]) for side in sides]
     weights = question_weights(sides[0].group[places[0]], *sides[0].bootstrap)
     correct = [side.correct[rows] for side, rows in zip(sides, places, strict=True)]
@@ -82,6 +92,7 @@ def compare_runs(folders: Sequence[str | Path]) -> dict[str, Any]:
     found: dict[str, Any] = {
         "schema": SCHEMA,
         "shared": {"n": len(shared)},
+        "same": same,
         "sides": [
             side.about | {"settings": {key: side.settings.get(key) for key in changed}} | one
             for side, one in zip(sides, numbers, strict=True)
@@ -102,6 +113,36 @@ def compare_runs(folders: Sequence[str | Path]) -> dict[str, Any]:
         ],
     }
     return found | {"verdict": comparison_verdict(found)}
+
+
+def _named(sides: Sequence[Side], name: str) -> int:
+    places = [place for place, side in enumerate(sides) if name in (side.label, side.about["variant"])]
+    if len(places) != 1:
+        raise ConfigError(
+            f"{'None' if not places else 'More than one'} of these models is called {name!r}: choose one of "
+            f"{', '.join(side.label for side in sides)}."
+        )
+    return places[0]
+
+
+def _distinct(sides: Sequence[Side], shared: Sequence[str]) -> tuple[list[Side], list[dict[str, str]]]:
+    """The sides without those that say what an earlier one says, and which these are; two are compared in any case."""
+    kept, same = list(sides[:1]), []
+    for place, side in enumerate(sides[1:], 2):
+        twin = next((other for other in kept if _says_the_same(other, side, shared)), None)
+        if twin is None or len(kept) + len(sides) - place < 2:
+            kept.append(side)
+        else:
+            same.append({"label": side.label, "as": twin.label})
+    return kept, same
+
+
+def _says_the_same(one: Side, other: Side, shared: Sequence[str]) -> bool:
+    first, second = (np.array([side.rows[name] for name in shared]) for side in (one, other))
+    return np.array_equal(one.correct[first], other.correct[second]) and all(
+        np.allclose(one.confidences[name][first], other.confidences[name][second], atol=1e-5, equal_nan=True)
+        for name in _SCORERS
+    )
 
 
 def _labels(folders: Sequence[str | Path]) -> dict[Path, str]:

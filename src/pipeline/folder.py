@@ -88,6 +88,19 @@ def claimed_folder(config: Config) -> Iterator[Path]:
         files.write_text(folder / CONFIG, _as_yaml(config))
 
 
+def give_back(config: Config) -> None:
+    """Free the folder of a run that came to nothing: other settings may take it. What was computed is in the cache.
+
+    A folder that holds more, or another run's configuration, stays as it is.
+    """
+    folder = config.folder
+    with contextlib.suppress(OSError), storage.as_os_error():
+        if _strangers(folder) == [CONFIG] and not _difference(folder / CONFIG, config):
+            (folder / CONFIG).unlink()
+            if storage.is_local(folder):
+                folder.rmdir()
+
+
 def check_still_ours(config: Config) -> None:
     """Raise ConfigError where another run has taken the folder since this one started."""
     if difference := _difference(config.folder / CONFIG, config):
@@ -109,7 +122,7 @@ def read_results(folder: str | Path) -> dict[str, Any]:
         ConfigError: the folder holds none, or one that this version does not read.
     """
     path = storage.place(folder) / RESULTS
-    if not path.is_file():
+    if not storage.is_file(path):
         raise ConfigError(f"{folder} holds no {RESULTS}: give the folder of a finished run.")
     try:
         results = json.loads(storage.read(path))

@@ -119,12 +119,9 @@ def _labels_needed(curve: tuple[Step, ...], gain: float, margins: Margins) -> fl
     whole = curve[-1]
     if gain > 1:
         return _whole(whole.labels * gain)
-    near = [
-        step.labels
-        for step in curve
-        if step.nll - whole.nll <= margins.nll and whole.auroc - step.auroc <= margins.auroc
-    ]
-    return min(near)
+    # Of one class AUROC is undefined, and says nothing against a step.
+    far = [step.nll - whole.nll > margins.nll or whole.auroc - step.auroc > margins.auroc for step in curve]
+    return min(step.labels for step, too_far in zip(curve, far, strict=True) if not too_far)
 
 
 def _whole(number: float) -> float:

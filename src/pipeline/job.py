@@ -12,6 +12,7 @@ from typing import Any
 from src import files
 from src.config import Config, load_config
 from src.data.splits import Splits
+from src.errors import ProbingError
 from src.models.extraction.fingerprint import weights_stay
 from src.pipeline.answers import answers_parquet
 from src.pipeline.asked import Asked
@@ -24,6 +25,8 @@ from src.pipeline.folder import (
     RESULTS,
     check_still_ours,
     claimed_folder,
+    folder_state,
+    give_back,
     write_report,
     writing,
 )
@@ -105,6 +108,16 @@ def run(config: str | Path | Mapping[str, Any] | Config) -> RunResult:
         ProbingError: with a message that says what to do; see `src.errors`.
     """
     config = load_config(config)
+    state = folder_state(config)
+    try:
+        return _run(config)
+    except ProbingError:
+        if state == "new":  # else it is, or may be, a run of somebody who has not ended
+            give_back(config)
+        raise
+
+
+def _run(config: Config) -> RunResult:
     started, clock = time.perf_counter(), _Clock()
     with claimed_folder(config) as folder, clock.stage("questions"):
         plan = make_plan(config)
@@ -176,7 +189,7 @@ def run(config: str | Path | Mapping[str, Any] | Config) -> RunResult:
     }
     tables = {
         QUESTIONS: questions_csv(questions.examples, splits, asked, probed).encode(),
-        ANSWERS: answers_parquet(questions.examples, splits, asked, probed),
+        ANSWERS: answers_parquet(plan.tasks, (asked, *elsewhere), probed),
     }
     with clock.stage("report"):
         check_still_ours(config)

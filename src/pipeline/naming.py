@@ -1,6 +1,7 @@
 """What the models of a run are called, and how far in its training each adapter is."""
 
 import json
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ _SAYING_NOTHING = ("peft_adapter", "adapter", "adapters", "lora", "peft")
 _NUMBER_AT_END = re.compile(r"(.*?)(\d{1,18})")
 _INFO = "checkpoint_info.json"
 _MOST_BYTES = 1 << 20
+_LONGEST = 100  # bytes: a name becomes a folder's
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,8 @@ def variant_names(folders: Sequence[str]) -> tuple[str, ...]:
     """What the adapters are called in results, tables and folders of probes.
 
     One is "tuned". Several have the shortest end of their paths that tells all of them apart, joined by "-":
-    checkpoint-100, or run1-checkpoint-100 beside run2-checkpoint-100.
+    checkpoint-100, or run1-checkpoint-100 beside run2-checkpoint-100. Where that is no name for a folder (control
+    characters, more than 100 bytes), adapter-1, adapter-2, ...
     """
     if len(folders) < 2:
         return (TUNED,) * len(folders)
@@ -40,7 +43,9 @@ def variant_names(folders: Sequence[str]) -> tuple[str, ...]:
     for length in range(1, max(map(len, every)) + 1):
         names = ["-".join(parts[-length:]) for parts in every]
         if len({BASE, *names}) == len(names) + 1:
-            return tuple(names)
+            if all(name.isprintable() and len(name.encode()) <= _LONGEST for name in names):
+                return tuple(names)
+            break
     return tuple(f"adapter-{place}" for place in range(1, len(folders) + 1))
 
 
@@ -59,7 +64,7 @@ def steps_of(folders: Sequence[str]) -> Steps:
 
 
 def _telling(folder: str) -> list[str]:
-    parts = list(Path(folder).absolute().parts[1:])
+    parts = list(Path(os.path.abspath(folder)).parts[1:])  # noqa: PTH100 (Path.absolute keeps "..", which names nothing)
     while len(parts) > 1 and parts[-1] in _SAYING_NOTHING:
         parts.pop()
     return parts or [folder]

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from src import machine, storage
+from src.adapters.folder import recorded_base
 from src.config import Config
 from src.config.schema import BaselinesConfig
 from src.data.splits import SPLITS, Splits, split_examples
@@ -117,7 +118,13 @@ def make_plan(config: Config) -> Plan:
         weight_bytes=weight_bytes,
         state_bytes=state_bytes,
         adapters=dict(zip(variant_names(folders), folders, strict=True)),
-        notes=(*states_note(config), *_memory_note(config, weight_bytes), *_disk_note(config, state_bytes)),
+        notes=(
+            *states_note(config),
+            *_passing_note(config),
+            *_base_note(config),
+            *_memory_note(config, weight_bytes),
+            *_disk_note(config, state_bytes),
+        ),
     )
 
 
@@ -216,6 +223,26 @@ def _layers(config: Config, skeleton: Any) -> tuple[tuple[str, ...], int]:
     if states:
         check_fit(states, names, parts.hidden_dim, model=config.model.name)
     return names, parts.hidden_dim
+
+
+def _passing_note(config: Config) -> list[str]:
+    named = {"run.dir": str(config.run.dir or ""), "extraction.cache_dir": config.extraction.cache_dir or ""}
+    return [
+        f"{key} is {value}, which lives in this process only: what is written there is gone when it ends."
+        for key, value in named.items()
+        if value.startswith("memory://")
+    ]
+
+
+def _base_note(config: Config) -> list[str]:
+    """An adapter that says it was trained on another base model; a folder's name may say nothing."""
+    own = config.model.name.rstrip("/").rpartition("/")[2].lower()
+    found = {folder: recorded_base(folder) for folder in config.adapter_folders if not config.conversion}
+    return [
+        f"The adapter {folder} says that it was trained on {base}, and is used on {config.model.name}."
+        for folder, base in found.items()
+        if base and base.rstrip("/").rpartition("/")[2].lower() != own
+    ]
 
 
 def _memory_note(config: Config, needed: int) -> list[str]:

@@ -5,6 +5,7 @@ import importlib.metadata
 import io
 import math
 import platform
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -13,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from src import __version__
+from src import __version__, files
 from src.data.example import Example
 from src.data.splits import SPLITS, Splits
 from src.data.trained_on import TRAINED
@@ -23,6 +24,7 @@ from src.pipeline.probing import PROBE, Probed
 
 SCHEMA = 4
 _ABOUT = ("id", "subject", "tag", "split", "question", "target")
+_NUMBER = re.compile(r"[+-]?[\d.,]+%?")
 _PACKAGES = ("torch", "transformers", "peft", "safetensors", "numpy", "scikit-learn", "bitsandbytes")
 
 
@@ -72,12 +74,13 @@ def strict(value: Any) -> Any:
 
 
 def data_facts(examples: tuple[Example, ...], splits: Splits, chance: float) -> dict[str, Any]:
-    """Counts of the questions: per subject and per split, and how many repeat another's text."""
+    """Counts of the questions: per subject and per split, and how many repeat another's text; and their hash."""
     subjects: dict[str, int] = {}
     for example in examples:
         subjects[example.subject] = subjects.get(example.subject, 0) + 1
     return {
         "n": len(examples),
+        "sha256": files.sha256_of_json([[one.id, one.prompt, list(one.continuations)] for one in examples]),
         "chance": chance,
         "subjects": subjects,
         "splits": {name: len(getattr(splits, name)) for name in SPLITS},
@@ -103,16 +106,26 @@ def asking_facts(asked: Asked) -> dict[str, Any]:
         "status": dict(Counter(asked.status)),
         "unreadable": int((~asked.answered).sum()),
         "truncated": asked.truncated,
+        "shortened": dict(asked.shortened),
         "elsewhere": asked.elsewhere,
         "unsaid": {name: count for name, values in asked.signals.items() if (count := int(np.isnan(values).sum()))},
         "choice_mass": float(asked.signals["choice_mass"].mean()) if "choice_mass" in asked.signals else None,
     }
 
 
+def _no_formula(text: str) -> str:
+    if not text.startswith(("=", "+", "-", "@", "\t", "\r")) or _NUMBER.fullmatch(text):
+        return text
+    return f"'{text}"
+
+
 def questions_csv(
     examples: tuple[Example, ...], splits: Splits, asked: dict[str, Asked], probed: dict[str, Probed]
 ) -> str:
-    """One row per question: who answered what, with which confidence; the probe's on test rows only."""
+    """One row per question: who answered what, with which confidence; the probe's on test rows only.
+
+    A text that a spreadsheet would take for a formula gets an apostrophe before it.
+    """
     split_of_row = {int(row): name for name in SPLITS for row in getattr(splits, name)}
     on_test = {
         name: dict(zip(one.splits.test.tolist(), one.test[PROBE].tolist(), strict=True))
@@ -124,11 +137,11 @@ def questions_csv(
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow([*_ABOUT, *(f"{v}_{c}" for v in asked for c in per_variant)])
     for row, example in enumerate(examples):
-        cells: list[Any] = [example.id, example.subject, example.tag, split_of_row[row]]
-        cells += [example.question, example.target]
+        about = (example.id, example.subject, example.tag, split_of_row[row], example.question, example.target)
+        cells: list[Any] = list(map(_no_formula, about))
         for name, one in asked.items():
             probe = on_test.get(name, {}).get(row)
             shown = "" if probe is None else f"{probe:.6g}"
-            cells += [one.answers[row], int(one.correct[row]), f"{one.confidence[row]:.6g}", shown]
+            cells += [_no_formula(one.answers[row]), int(one.correct[row]), f"{one.confidence[row]:.6g}", shown]
         writer.writerow(cells)
     return text.getvalue()

@@ -30,6 +30,8 @@ def check_settings(config: Config, questions: Questions) -> None:
 
 
 def _check_engine(config: Config) -> None:
+    if config.extraction.cache == "required" and config.extraction.cache_dir is None:
+        raise ConfigError("extraction.cache is required, and extraction.cache_dir is null: name a folder or a URL.")
     if config.run.engine != "ray":
         return
     if config.extraction.states is not None:
@@ -40,6 +42,11 @@ def _check_engine(config: Config) -> None:
         raise ConfigError(
             "run.engine is ray, and workers meet in the cache: set extraction.cache_dir to a folder or a URL that all "
             "of them reach."
+        )
+    if config.extraction.cache_dir.startswith("memory://"):
+        raise ConfigError(
+            f"run.engine is ray, and {config.extraction.cache_dir} lives in one process: no worker would see what "
+            "another wrote. Set extraction.cache_dir to a folder or a URL that all of them reach."
         )
 
 

@@ -81,8 +81,6 @@ def work_of(model: Any, tokenizer: Any, task: Task, passes: ExtractionPlan, laye
     reading = Work(read=passes.tokens_computed, operations=passes.operations)
     if questions.with_choices:
         return reading
-    if config.extraction.states:
-        reading = Work()
     prompts = [example.prompt for example in questions.examples]
     if questions.given:
         if needs_no_weights(config, questions):
@@ -197,7 +195,7 @@ def estimate(
         raise ConfigError(f"The price of an hour is {price}: a number above 0 is needed.")
     if price is not None and speed is None:
         raise ConfigError("A cost needs the time: give --measure, or the speed as --tokens-per-second.")
-    loader = model_loader(config, ())
+    loader = model_loader(config)
     model, tokenizer = loader.skeleton(), loader.tokenizer()
     forecasts = [ExtractionPlan(**one["passes"]) for one in (facts, *facts["transfer"])]
     pairs = zip(plan.tasks, forecasts, strict=True)

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from src import files, machine
+from src import files, machine, storage
 from src.adapters import MARKER, WEIGHTS_NAME, Adapter, read_adapter
 from src.errors import ConfigError, DownloadError
 from src.models import ModelLoader
@@ -176,7 +176,7 @@ def _judge(
 
 
 def _adapter_folder(adapter: str | Path) -> Path:
-    folder = Path(adapter).expanduser()
+    folder = storage.local(adapter)
     return folder / "peft_adapter" if (folder / "peft_adapter").is_dir() else folder
 
 

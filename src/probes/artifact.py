@@ -30,6 +30,7 @@ from src.probes.header import (
     Header,
     bounded,
     broken,
+    check_promises,
     plain_promises,
     promises_of,
     read_header,
@@ -41,6 +42,7 @@ from src.probes.origin import ModelIdentity, Origin
 
 Weights = ProbeWeights | AttentionWeights | MLPWeights
 ARRAYS, HEADER, CARD = "probe.safetensors", "probe.json", "README.md"
+_LARGEST = 1e60
 
 
 @dataclass(frozen=True)
@@ -164,8 +166,9 @@ class SavedProbe:
             DownloadError, CredentialsError: the hub does not give it.
             IntegrityError: not a probe of this format, torn, or with values that no probe has.
         """
-        if storage.is_url(str(source)) or Path(source).is_dir():
-            return read_probe(storage.place(source))
+        place = storage.place(source)
+        if storage.is_url(str(source)) or place.is_dir():
+            return read_probe(place)
         from src.probes.hub import fetch
 
         return read_probe(fetch(str(source), revision, [ARRAYS, HEADER]))
@@ -192,6 +195,7 @@ class SavedProbe:
 def read_probe(folder: Path) -> SavedProbe:
     """Read and check the folder of a saved probe. Raises as `SavedProbe.from_pretrained`."""
     header = read_header(folder / HEADER)
+    check_promises(header, folder / HEADER)
     if (header.origin.family == "attention") != (header.origin.position == ATTENTION):
         raise broken(folder / HEADER, f"a probe of {header.origin.family} that reads {header.origin.position}")
     return SavedProbe(
@@ -243,8 +247,11 @@ def _read_arrays(path: Path, header: Header) -> Weights:
         name: np.frombuffer(bytes(entry["data"]), dtype="<f8").reshape(shapes[name]) for name, entry in found.items()
     }
     for name, array in arrays.items():
-        if not np.isfinite(array).all() or (name == "scale" and (array <= 0).any()):
-            raise broken(path, f"{name} holds NaN, infinity, or a scale that is not above 0")
+        # Far beyond what any fit gives, and products of a few such numbers still do not overflow.
+        if not (np.abs(array) <= _LARGEST).all() or (name == "scale" and (array < 1 / _LARGEST).any()):
+            raise broken(
+                path, f"{name} holds NaN, infinity, a number that no fit gives, or a scale that is not above 0"
+            )
     return kind(**arrays | {"bias": float(arrays["bias"][0])})
 
 

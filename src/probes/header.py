@@ -78,6 +78,13 @@ def promises_of(header: Header) -> tuple[Promise, ...]:
     return tuple(Promise(**one) for one in every)
 
 
+def check_promises(header: Header, path: Path) -> None:
+    """Raises IntegrityError for more wrong answers than answers, which no calibration split has."""
+    for one in header.promises:
+        if one.wrong > one.answered:
+            raise broken(path, f"a promise on {one.answered} answers, {one.wrong} of them wrong")
+
+
 def recalibration_of(header: Header, path: Path) -> Recalibration | None:
     """As it is used. Raises IntegrityError where there is no such one."""
     try:
@@ -112,7 +119,7 @@ def read_header(path: Path) -> Header:
 
 def bounded(path: Path, most: int) -> bytes:
     """The content of a file of at most so many bytes. Raises MissingFileError or IntegrityError."""
-    if not path.is_file():
+    if not storage.is_file(path):
         raise MissingFileError(f"There is no {path.name} in {path.parent}: give the folder of a saved probe.")
     if (size := path.stat().st_size) > most:
         raise IntegrityError(f"{path} has {size:,} bytes; a probe's has at most {most:,}. Save or download it again.")

@@ -8,8 +8,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from src.errors import ScoringError
-from src.evaluation.delong import auroc_interval
-from src.evaluation.ranking import Ranked
+from src.evaluation.delong import auroc_within
 from src.probes.attention import ATTENTION, AttentionProbe
 from src.probes.folds import FOLDS, fold_of_names
 from src.probes.linear import LinearProbe
@@ -42,7 +41,7 @@ class PlaceResult:
         position, layer: the place.
         family: of the probe.
         val_nll: what decides, in nats.
-        val_auroc, val_auroc_low, val_auroc_high: with DeLong's 95 % interval.
+        val_auroc, val_auroc_low, val_auroc_high: with DeLong's 95 % interval; out of fold of pairs of one fold only.
         C: chosen there, of families that have one.
     """
 
@@ -151,6 +150,7 @@ def sweep_places(
     on_gpu = _fitted_on_gpu(places, train, val) if "logistic" in families else []
     probes, said, results = [], [], []
     held_out = train if val is None else val
+    parts = fold_of_names(train.questions) if val is None else np.zeros(len(held_out))
     for index, family in tqdm(candidates, desc=progress, unit="probe", disable=None, leave=False):
         try:
             if family == "logistic" and on_gpu:
@@ -161,7 +161,7 @@ def sweep_places(
             raise ScoringError(f"{places[index].layer} at {places[index].position}, {family}: {error}") from error
         probes.append(probe)
         said.append(probe.predict(held_out.at(index)) if probe.out_of_fold_ is None else probe.out_of_fold_)
-        results.append(_result(places[index], family, probe, said[-1], held_out))
+        results.append(_result(places[index], family, probe, said[-1], held_out, parts))
     best = int(np.argmin([result.val_nll for result in results]))
     out_of_fold = _out_of_fold(np.array(said), train) if val is None else None
     return Sweep(tuple(results), best, candidates[best][0], probes[best], out_of_fold)
@@ -188,10 +188,12 @@ def _gpu() -> str | None:
     return "cuda" if torch.cuda.is_available() else None
 
 
-def _result(place: Place, family: Family, probe: Probe, said: np.ndarray, held_out: Part) -> PlaceResult:
+def _result(
+    place: Place, family: Family, probe: Probe, said: np.ndarray, held_out: Part, parts: np.ndarray
+) -> PlaceResult:
     there = np.isfinite(said)  # all, but for a fold that could not be set aside
     p, y = said[there], held_out.labels[there]
-    auroc = (Ranked.of(p, y).auroc(), *auroc_interval(p, y, held_out.questions[there]))
+    auroc = auroc_within(p, y, parts[there], held_out.questions[there])
     C = probe.C_ if isinstance(probe, LinearProbe | AttentionProbe) else None
     return PlaceResult(place.position, place.layer, family, probe.val_nll_, *auroc, C)
 

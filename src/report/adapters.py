@@ -118,25 +118,35 @@ def clearly(results: Results, measure: Measure) -> tuple[list[str], list[str]]:
 def verdict_over_adapters(results: Results) -> list[str]:
     """A headline, and a sentence for each measure."""
     known, count = measures(results), len(results["comparisons"])
+    last = by_step(results)[-1][0]
+    how = (
+        f"What is clear is so after Holm's correction for {count} adapters and all measures, which asks for more than "
+        "an interval without zero; each is compared with the base model, not with the others. What follows is about "
+        f"{last}, the last of them."
+    )
     if not any(side for one in known for side in clearly(results, one)):
         return [
             f"None of the {count} adapters can be told apart from the base model: not in accuracy, not in how well it "
-            "knows when it is wrong, and not in calibration."
-        ] + [_in_full(results, one) for one in known if one.best]  # fmt: skip
+            "knows when it is wrong, and not in calibration.",
+            *(_in_full(results, one) for one in known if one.best),
+            how,
+        ]
     clauses = "; ".join(_clause(results, one) for one in known if one.best)
-    last = by_step(results)[-1][0]
     return [
         f"Of {count} adapters, {clauses}.",
         *(_in_full(results, one) for one in known if one.best or any(clearly(results, one))),
         *_the_others([one for one in known if not one.best and not any(clearly(results, one))]),
-        f"What is clear is so after Holm's correction for {count} adapters and all measures; each is compared with the "
-        f"base model, not with the others. What follows is about {last}.",
+        how,
     ]
 
 
 def _clause(results: Results, measure: Measure) -> str:
     better, worse = clearly(results, measure)
-    said = f"{_best(results, better, measure)} {measure.best}" if better else measure.none
+    if better:
+        first, *equal = _best(results, better, measure)
+        said = f"{first}{f', like {_listed(equal)},' if equal else ''} {measure.best}"
+    else:
+        said = measure.none
     against = " than the base model" if better else ""
     return said + (f", and {_listed(worse)} {_is(worse)} clearly worse{against}" if worse else "")
 
@@ -148,12 +158,13 @@ def _in_full(results: Results, measure: Measure) -> str:
     if not known or base is None:
         return f"{measure.title}: undefined."
     best = _best(results, known, measure)
-    number, change = value_of(results, best, measure), change_of(results, best, measure)
+    number, change = value_of(results, best[0], measure), change_of(results, best[0], measure)
     by = f" ({between(change, signed=True)})" if change and change["value"] is not None else ""
     better, worse = clearly(results, measure)
     said = [f"clearly {word}: {_listed(side)}" for word, side in (("better", better), ("worse", worse)) if side]
+    value = show((number or base)["value"])
     return (
-        f"{measure.title}: base model {show(base['value'])}, best {best} with {show((number or base)['value'])}{by}; "
+        f"{measure.title}: base model {show(base['value'])}, best {_listed(best)} with {value}{by}; "
         f"{'; '.join(said) or 'none is clearly different from the base model'}."
     )
 
@@ -163,9 +174,11 @@ def _the_others(unclear: list[Measure]) -> list[str]:
     return [f"None is clearly different from the base model in: {titles}."] if unclear else []
 
 
-def _best(results: Results, names: list[str], measure: Measure) -> str:
-    choose = max if HIGHER_IS_BETTER[measure.metric] else min
-    return choose(names, key=lambda name: (value_of(results, name, measure) or {"value": 0.0})["value"])
+def _best(results: Results, names: list[str], measure: Measure) -> list[str]:
+    """The best one, and those that equal it."""
+    values = {name: (value_of(results, name, measure) or {"value": 0.0})["value"] for name in names}
+    best = (max if HIGHER_IS_BETTER[measure.metric] else min)(values.values())
+    return [name for name, value in values.items() if value == best]
 
 
 def _is(names: list[str]) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from src.report.terminal import WIDTH
+from src.report.console import make_console
 from src.report.words import bounds, figure, floor, percent, percent_interval, with_interval
 
 _ROWS = {
@@ -24,7 +24,7 @@ Plain = Mapping[str, Any]
 
 def print_check(found: Plain, *, console: Console | None = None) -> None:
     """What the states say, what the labels say, and the verdict (`Check.as_plain`)."""
-    console = console or _console()
+    console = console or make_console()
     _print_models(console, found)
     console.print(_drift_table(found["drift"]))
     tested = found["tested"]
@@ -37,29 +37,29 @@ def print_check(found: Plain, *, console: Console | None = None) -> None:
         console.print(f"  • {sentence}")
     if found["saved_in"]:
         console.print(f"The probe for this model: {found['saved_in']}", soft_wrap=True)
+    if found["not_saved"]:
+        console.print(f"Nothing was saved: {found['not_saved']}.")
 
 
 def print_check_plan(facts: Plain, *, console: Console | None = None) -> None:
     """What a check would do (`CheckPlan.facts`)."""
-    console = console or _console()
+    console = console or make_console()
     _print_models(console, facts)
     split = ", ".join(f"{name} {n:,}" for name, n in facts["splits"].items())
     console.print(f"{facts['questions']:,} questions of {facts['data']} ({split}), asked of both models.")
     console.print("One loaded model serves both." if facts["loaded_once"] else "Two models are loaded, one by one.")
     console.print(f"States and answers are kept in {facts['cache_dir'] or 'no cache'}.", soft_wrap=True)
+    for note in facts["notes"]:
+        console.print(note)
     console.print("Nothing was computed or written.")
 
 
 def check_sentences(found: Plain) -> list[str]:
     """The verdict and its reasons, in words."""
-    said = [_what_to_do(found), *_of_the_states(found["drift"])]
+    said = [_what_to_do(found), *_of_the_states(found["drift"], unchanged=found["unchanged"])]
     if found["tested"]:
         said += _of_the_labels(found["tested"])
     return said + list(found["notes"])
-
-
-def _console() -> Console:
-    return Console(width=max(WIDTH, Console().width), markup=False, emoji=False, highlight=False)
 
 
 def _print_models(console: Console, facts: Plain) -> None:
@@ -75,8 +75,8 @@ def _model(one: Plain) -> str:
 
 def _what_to_do(found: Plain) -> str:
     """One sentence: what the verdict asks for."""
-    if found["verdict"] == "keep" and found["drift"]["moved"] == 0:
-        return "Keep the probe: the states are bit for bit the same."
+    if found["unchanged"]:
+        return "Keep the probe: states and answers are bit for bit the same."
     if found["verdict"] == "not judged":
         return "No label was looked at: whether the probe is right about the new model's answers is not known."
     tested = found["tested"]
@@ -110,10 +110,12 @@ def _cannot_tell(labels: int | None, tested: Plain, margins: str) -> str:
     return f"{said}, and a million would not settle it." if labels is None else f"{said}. Test {labels:,} more."
 
 
-def _of_the_states(drift: Plain) -> list[str]:
+def _of_the_states(drift: Plain, *, unchanged: bool) -> list[str]:
     chosen, frozen = drift["chosen"], drift["tried"][0]
-    if drift["moved"] == 0:
+    if unchanged:
         return []
+    if drift["moved"] == 0:
+        return ["The states are bit for bit the same, but not the answers: what changed lies above this layer."]
     said = (
         f"The states moved by {figure(drift['moved'])} deviations; the frozen probe says again "
         f"{_share(frozen['explained'])} of what it said of the old ones"

@@ -1,6 +1,6 @@
 """The answer in words, from the numbers and nothing else: what is clear, and what is not."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from src.report.adapters import are_several, by_step, verdict_over_adapters
@@ -145,7 +145,7 @@ def _too_few(results: Results) -> list[str]:
 def comparison_verdict(compared: Results) -> list[str]:
     """Sentences about several runs: what differs clearly from the first, after the correction for their number."""
     n, first = compared["shared"]["n"], compared["sides"][0]["label"]
-    sentences = []
+    sentences = [_in_accuracy(compared["differences"], first)] if len(compared["differences"]) > 1 else []
     for change in compared["differences"]:
         own = change["scores"]["own_probability"]
         found = [
@@ -160,4 +160,16 @@ def comparison_verdict(compared: Results) -> list[str]:
         ]
         what = "; ".join(found) if found else "no clear difference in accuracy, AUROC, Brier or ECE"
         sentences.append(f"{change['label']} against {first}: {what}.")
+    for one in compared["same"]:
+        sentences.append(f"{one['label']} says what {one['as']} says, and is compared once.")
     return [*sentences, f"All on the {n:,} test questions that they share."]
+
+
+def _in_accuracy(differences: Sequence[Mapping[str, Any]], first: str) -> str:
+    """Of several models, whose accuracy is clearly another than the first one's."""
+    found = {one["label"]: one["scores"]["own_probability"]["accuracy"] for one in differences}
+    clear_ones = {name: change for name, change in found.items() if excludes_zero(change) and change["p_holm"] < LEVEL}
+    if not clear_ones:
+        return f"None of {len(found)} models is clearly right more often, or less often, than {first}."
+    shown = "; ".join(f"{name} {percent_interval(change, signed=True)}" for name, change in clear_ones.items())
+    return f"Clearly another accuracy than {first}: {shown} (of {len(found)} models)."

@@ -7,9 +7,9 @@ from typing import Any
 from markupsafe import Markup
 
 from src.report import plots
-from src.report.adapters import are_several
+from src.report.adapters import are_several, by_step
 from src.report.elsewhere import held_out
-from src.report.plots.style import looks
+from src.report.plots.style import DISTINCT, looks
 from src.report.svg import svg
 from src.report.words import SHORT, subjects
 
@@ -21,19 +21,27 @@ _A_PAIR = 2
 
 def drawings(results: Mapping[str, Any]) -> dict[str, list[Markup]]:
     """Section of the report -> its figures; what a run does not have is left out."""
-    variants = results["variants"]
+    every, variants = results["variants"], drawn_models(results)
     found = {
         "knows": [*_layers(variants), *(partial(plots.base_against_tuned, variants, m) for m in ("auroc", "ece"))],
         "trust": _trust(variants),
         "sure": _sure(variants),
         "adapters": _over_adapters(results),
-        "subjects": _subjects(variants),
+        "subjects": _subjects(every),
         "elsewhere": _elsewhere(variants),
     }
     return {
         section: [svg(draw, f"{section}-{number}") for number, draw in enumerate(draws)]
         for section, draws in found.items()
     }
+
+
+def drawn_models(results: Mapping[str, Any]) -> dict[str, Any]:
+    """The models that figures show side by side: of many adapters five, from the first step to the last."""
+    variants, names = results["variants"], [name for name, _ in by_step(results)]
+    if len(names) > DISTINCT:
+        names = [names[round(place * (len(names) - 1) / (DISTINCT - 1))] for place in range(DISTINCT)]
+    return {name: variants[name] for name in variants if name in ("base", *names)}
 
 
 def _layers(variants: Mapping[str, Any]) -> list[partial[Any]]:

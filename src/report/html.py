@@ -7,7 +7,7 @@ import yaml
 
 from src.report.adapters import are_several, measures, rows
 from src.report.cards import four_cards
-from src.report.drawings import drawings
+from src.report.drawings import drawings, drawn_models
 from src.report.elsewhere import tables
 from src.report.pages import render_page
 from src.report.words import METRIC_NAMES, SHORT, SMALL_N, subjects
@@ -49,6 +49,7 @@ def render_html(results: Mapping[str, Any]) -> str:
         four=four_cards(results),
         sections={key: title for key, title in _titles(results).items() if not absent.get(key)},
         drawn=drawings(results),
+        shown=drawn_models(results),
         subjects=names,
         gains=_by_part(gains, names, at=1),
         advantages=_by_part(advantages, names, at=2),

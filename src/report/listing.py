@@ -8,7 +8,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from src.machine import in_words
+from src.machine import in_words, time_in_words
+from src.report.console import make_console
 
 _STATES = {
     "new": "new",
@@ -40,7 +41,7 @@ def print_plan(facts: Mapping[str, Any], *, console: Console | None = None) -> N
     table = _table()
     for name, text in rows.items():
         table.add_row(name, text)
-    console = console or _console()
+    console = console or make_console()
     console.print(table)
     for note in facts["notes"]:
         console.print(f"Note: {note}", highlight=False)
@@ -59,9 +60,11 @@ def _work(work: Mapping[str, Any] | None) -> dict[str, str]:
     if work["hours_per_worker"] is not None:
         workers = "1 worker" if work["workers"] == 1 else f"each of {work['workers']} workers"
         speed = f"{work['tokens_per_second']:,.0f} tokens a second, {work['speed_from']}"
-        rows["time"] = f"{work['hours_per_worker']:.3g} hours for {workers} ({speed})"
+        passes = time_in_words(3600 * work["hours_per_worker"])
+        rows["time"] = f"{passes} of passes for {workers} ({speed}); probes and metrics come on top"
     if work["cost"] is not None:
-        rows["cost"] = f"{work['cost']:,.2f}, at {work['price_per_hour']:g} for an hour of a worker, as given"
+        cost = f"{work['cost']:,.2f}" if work["cost"] >= 0.01 else "less than 0.01"
+        rows["cost"] = f"{cost}, at {work['price_per_hour']:g} for an hour of a worker, as given"
     return rows
 
 
@@ -82,7 +85,7 @@ def print_findings(findings: Sequence[Any], *, console: Console | None = None) -
     table = _table()
     for finding in findings:
         table.add_row(Text(finding.state, style=_COLOURS[finding.state]), finding.name, finding.text)
-    (console or _console()).print(table)
+    (console or make_console()).print(table)
 
 
 def print_contexts(contexts: Sequence[Any], *, console: Console | None = None) -> None:
@@ -98,12 +101,8 @@ def print_contexts(contexts: Sequence[Any], *, console: Console | None = None) -
             f"{one.model_name or '?'}{adapter}", one.kind, one.quantization or one.dtype, f"{one.rows:,}",
             f"{one.shards:,}", in_words(one.bytes), written, str(one.folder),
         )  # fmt: skip
-    (console or _console()).print(table)
+    (console or make_console()).print(table)
 
 
 def _table() -> Table:
     return Table(box=None, show_header=False, pad_edge=False)
-
-
-def _console() -> Console:
-    return Console(width=max(120, Console().width), highlight=False, markup=False, emoji=False)

@@ -5,6 +5,7 @@ from typing import Any
 
 import jinja2
 
+from src import storage
 from src.report import words
 
 _TEMPLATE = """\
@@ -31,14 +32,19 @@ _TEMPLATE = """\
 <li>{{ name }}: {{ line }}</li>
 {% endfor %}{% endfor %}
 </ul>
-<p><a href="{{ report }}">{{ report }}</a></p>
+<p>{% if link %}<a href="{{ link }}">{{ report }}</a>{% else %}{{ report }}{% endif %}</p>
 </div>
 """
 
 
 def render_summary(results: Mapping[str, Any], report: str) -> str:
-    """What a notebook shows of a run, with a link to the whole report; every text from outside is escaped."""
+    """What a notebook shows of a run, with a link to the whole report; every text from outside is escaped.
+
+    A name beyond this machine is no link. One that begins with "." or "/" is a path, whatever comes next: without that,
+    `javascript:` would be a folder that runs.
+    """
+    link = None if storage.is_url(report) else report if report.startswith("/") else f"./{report}"
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     names = ("SHORT", "decisions", "figure", "floor", "percent_interval", "with_interval")
     environment.globals |= {name: getattr(words, name) for name in names}
-    return environment.from_string(_TEMPLATE).render(r=results, report=report)
+    return environment.from_string(_TEMPLATE).render(r=results, report=report, link=link)

@@ -6,6 +6,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from src.report.console import make_console
 from src.report.words import figure, percent
 
 _NAMES = {"accuracy": "accuracy", "auroc": "AUROC", "brier": "Brier score", "ece": "ECE"}
@@ -15,7 +16,7 @@ Plain = Mapping[str, Any]
 
 def print_labels(plan: Plain, *, console: Console | None = None) -> None:
     """A table and what it says (`LabelPlan.as_plain`)."""
-    console = console or Console(width=max(100, Console().width), highlight=False, markup=False, emoji=False)
+    console = console or make_console(100)
     console.print(_assumed(plan))
     table = Table(box=None, pad_edge=False)
     table.add_column("of the own probability")

@@ -6,10 +6,12 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from src.report.console import make_console
+
 
 def print_states(found: Mapping[str, Any], *, console: Console | None = None) -> None:
     """Print a line for each layer and what was compared (`StatesCheck.as_plain`)."""
-    console = console or Console(width=max(100, Console().width), markup=False, emoji=False, highlight=False)
+    console = console or make_console(100)
     table = Table(box=None, pad_edge=False)
     for column in ("layer", "verdict", "largest relative error"):
         table.add_column(column, justify="right" if "error" in column else "left")

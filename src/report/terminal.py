@@ -7,16 +7,25 @@ from rich.console import Console
 from rich.table import Table
 
 from src.report.adapters import are_several, by_step, clearly, measures, value_of
+from src.report.console import make_console
 from src.report.elsewhere import beside_the_headline
-from src.report.words import DISAGREEING, SHORT, decisions, figure, percent_interval, subjects, with_interval
+from src.report.words import (
+    DISAGREEING,
+    SHORT,
+    decisions,
+    figure,
+    percent_interval,
+    short_name,
+    subjects,
+    with_interval,
+)
 
 MOST_SUBJECTS = 8
-WIDTH = 120  # what the widest table needs
 
 
 def print_report(results: Mapping[str, Any], *, console: Console | None = None) -> None:
     """Print data, scores per model, what changed, and the verdict."""
-    console = console or Console(width=max(WIDTH, Console().width), markup=False, emoji=False)
+    console = console or make_console()
     data = results["data"]
     split = ", ".join(f"{name} {n:,}" for name, n in data["splits"].items())
     console.print()
@@ -24,7 +33,7 @@ def print_report(results: Mapping[str, Any], *, console: Console | None = None) 
     console.print(f": {data['n']:,} questions ({split}), model {results['model']['name']}")
     if states := results.get("states_from"):
         verified = "compared with the model" if states["verified"] else "not compared with the model"
-        console.print(f"  The hidden states are from {states['folder']}, {verified}.", highlight=False)
+        console.print(f"  The hidden states are from {states['folder']}, {verified}.")
     shown = _in_full(results)
     for name, variant in results["variants"].items():
         _print_notes(console, name, variant)
@@ -32,9 +41,9 @@ def print_report(results: Mapping[str, Any], *, console: Console | None = None) 
             continue
         console.print(_scores_table(name, variant))
         for line in beside_the_headline(variant) + decisions(variant):
-            console.print(f"  {line}", highlight=False)
+            console.print(f"  {line}")
     if any(variant["tags"] for variant in results["variants"].values()):
-        console.print(_tags_table(results["variants"]))
+        console.print(_tags_table({name: results["variants"][name] for name in shown}))
     if are_several(results):
         console.print(_adapters_table(results))
     elif results["comparisons"]:
@@ -47,7 +56,7 @@ def print_report(results: Mapping[str, Any], *, console: Console | None = None) 
         parts = ", ".join(f"{name} {value:.1f}" for name, value in seconds.items())
         peak = results.get("peak_memory_mb")
         memory = f"; peak memory {peak / 1024:.2f} GB" if peak else ""
-        console.print(f"Seconds: {parts}{memory}.", style="dim", highlight=False)
+        console.print(f"Seconds: {parts}{memory}.", style="dim")
 
 
 def _in_full(results: Mapping[str, Any]) -> list[str]:
@@ -57,8 +66,8 @@ def _in_full(results: Mapping[str, Any]) -> list[str]:
 
 def print_comparison(compared: Mapping[str, Any], *, console: Console | None = None) -> None:
     """Print several models side by side, each against the first, and the verdict (docs/results.md, "Runs compared")."""
-    console = console or Console(width=max(WIDTH, Console().width), markup=False, emoji=False)
-    console.print(f"\nOn the {compared['shared']['n']:,} test questions that they share:", highlight=False)
+    console = console or make_console()
+    console.print(f"\nOn the {compared['shared']['n']:,} test questions that they share:")
     table = _table("", ("model", "accuracy", "AUROC own", "ECE own", "AUROC probe"))
     for side in compared["sides"]:
         own, probe = (side["scores"].get(scorer, {}) for scorer in ("own_probability", "probe"))
@@ -76,7 +85,9 @@ def print_comparison(compared: Mapping[str, Any], *, console: Console | None = N
     console.print(table)
     for one in compared["differences"]:
         if one["disagreement"]["n"]:
-            console.print(_disagreement_table(one["disagreement"], first=one["against"], second=one["label"]))
+            between = f"{one['label']} and {one['against']}"
+            names = {"first": one["against"], "second": one["label"]}
+            console.print(_disagreement_table(one["disagreement"], between, **names))
     _print_verdict(console, compared["verdict"])
 
 
@@ -91,14 +102,14 @@ def _adapters_table(results: Mapping[str, Any]) -> Table:
             if (number := value_of(results, name, one)) else ""
             for one, names in zip(known, marked, strict=True)
         )  # fmt: skip
-        table.add_row(name, str(step), *shown)
+        table.add_row(short_name(name), str(step), *shown)
     return table
 
 
 def _print_verdict(console: Console, sentences: Sequence[str]) -> None:
     console.print("Verdict", style="bold")
     for sentence in sentences:
-        console.print(f"  • {sentence}", highlight=False)
+        console.print(f"  • {sentence}")
 
 
 def _table(title: str, columns: Sequence[str], *, text: int = 1) -> Table:
@@ -109,9 +120,9 @@ def _table(title: str, columns: Sequence[str], *, text: int = 1) -> Table:
     return table
 
 
-def _disagreement_table(found: Mapping[str, Any], **models: str) -> Table:
+def _disagreement_table(found: Mapping[str, Any], between: str = "the two", **models: str) -> Table:
     """`models`: the names of the two that `found` has numbers of, by its keys."""
-    title = f"AUROC on the {found['n']:,} test questions that only one of the two got right"
+    title = f"AUROC on the {found['n']:,} test questions that only one of {between} got right"
     table = _table(title, ("confidence", *models.values()))
     for scorer, name in DISAGREEING.items():
         if any(scorer in found[model] for model in models):
@@ -123,6 +134,8 @@ def _disagreement_table(found: Mapping[str, Any], **models: str) -> Table:
 def _print_notes(console: Console, name: str, variant: Mapping[str, Any]) -> None:
     if variant["truncated"]:
         console.print(f"  {name}: prompts that were cut to the model's context: {variant['truncated']:,}.")
+    for scorer, count in variant.get("shortened", {}).items():
+        console.print(f"  {name}: {count:,} times it was asked again without its prompt's beginning ({SHORT[scorer]}).")
     for position, count in variant["elsewhere"].items():
         console.print(f"  {name}: {count:,} answers have no token at {position}: their last token was read.")
     for scorer, count in variant["unsaid"].items():
@@ -164,14 +177,14 @@ def _cells(score: Mapping[str, Any]) -> list[str]:
 
 
 def _tags_table(variants: Mapping[str, Any]) -> Table:
-    pair = len(variants) <= 2  # of more models there is room for the accuracy only
-    of_models = (column for name in variants for column in (f"{name} accuracy", f"{name} own prob.")[: 1 + pair])
+    columns = ((f"{short_name(name)} accuracy", f"{short_name(name)} own prob.") for name in variants)
+    of_models = (column for both in columns for column in both)
     table = _table("by tag, on test", ("tag", "n", *of_models))
     tags = next(iter(variants.values()))["tags"]
     for tag, first in tags.items():
         cells = []
         for variant in variants.values():
             entry = variant["tags"][tag]
-            cells += [percent_interval(entry["accuracy"]), figure(entry["mean_own_probability"])][: 1 + pair]
+            cells += [percent_interval(entry["accuracy"]), figure(entry["mean_own_probability"])]
         table.add_row(tag, str(first["n"]), *cells)
     return table

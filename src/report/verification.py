@@ -8,10 +8,12 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from src.report.console import make_console
+
 
 def print_verification(found: Mapping[str, Any], *, console: Console | None = None) -> None:
     """Print the table of updates, the verdict and its reasons (`Verification.as_plain`)."""
-    console = console or Console(width=max(100, Console().width), markup=False, emoji=False, highlight=False)
+    console = console or make_console(100)
     console.print(_updates(found["modules"]))
     console.print(f"The biggest change: {found['biggest']}.")
     console.print(found["verdict"].capitalize(), style="bold")

@@ -140,6 +140,12 @@ def contains(number: Number, value: float) -> bool:
     return number["low"] is not None and number["low"] <= value <= number["high"]
 
 
+def short_name(name: str, longest: int = 28) -> str:
+    """Cut in the middle where it is longer: names of models and runs differ at their ends."""
+    head = longest // 3
+    return name if len(name) <= longest else f"{name[:head]}…{name[1 + head - longest :]}"
+
+
 def p_value(value: float | None) -> str:
     """.031, < .001 or "undefined"."""
     return "< .001" if value is not None and value < 0.001 else figure(value)

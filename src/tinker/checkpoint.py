@@ -15,8 +15,9 @@ from typing import Any
 from src import __version__, files
 from src.adapters import CONFIG_NAME, MARKER, WEIGHTS_NAME
 from src.errors import IntegrityError
+from src.storage import local
 from src.tinker.convert import Conversion
-from src.tinker.sources import Source, local
+from src.tinker.sources import Source
 
 ADAPTER_FOLDER = "peft_adapter"
 INFO_NAME = "checkpoint_info.json"

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 
 from src.adapters import CONFIG_NAME
 from src.errors import ConfigError, DownloadError
+from src.storage import local
 from src.tinker.addresses import RemoteFile
 from src.tinker.archive import unpack
 from src.tinker.contents import WANTED, check_names
-from src.tinker.sources import Source, local
+from src.tinker.sources import Source
 from src.tinker.transfer import fetch_all
 
 if TYPE_CHECKING:

@@ -1,6 +1,5 @@
 """What the text that names a checkpoint means: a Tinker path, an address, an archive or a folder."""
 
-import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Literal
 from src import files
 from src.adapters import CONFIG_NAME, WEIGHTS_NAME
 from src.errors import DownloadError, MissingFileError
+from src.storage import local
 from src.tinker.addresses import check_address
 from src.tinker.contents import check_names
 
@@ -70,11 +70,6 @@ class Source:
         except OSError as error:
             raise DownloadError(f"{self.text} cannot be read: {error.strerror}. Check its permissions.") from error
         return None
-
-
-def local(path: str | Path) -> Path:
-    """A path with `~` expanded; of a user who is not there it stays as it is."""
-    return Path(os.path.expanduser(path))  # noqa: PTH111 (Path.expanduser raises for an unknown user)
 
 
 def parse_source(checkpoint: str | Path) -> Source:

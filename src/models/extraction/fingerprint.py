@@ -6,6 +6,7 @@ overwritten in place never share a row, while the same base model does whether P
 
 import json
 from collections.abc import Callable, Iterator
+from itertools import chain
 from typing import Any
 
 import torch
@@ -69,9 +70,32 @@ def quantization_of(model: Any) -> str | None:
 
 
 def _base_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    for name, parameter in model.named_parameters():
+    """Parameters, the buffers that a checkpoint holds, and the scales of quantised parameters."""
+    stored = chain(model.named_parameters(), _stored_buffers(model))
+    for name, tensor in chain(((name, _whole(model, name, one)) for name, one in stored), _scales(model)):
         if ".lora_" not in name:
-            yield name.removeprefix("base_model.model.").replace(".base_layer.", "."), _whole(model, name, parameter)
+            yield name.removeprefix("base_model.model.").replace(".base_layer.", "."), tensor
+
+
+def _stored_buffers(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    for path, module in model.named_modules():
+        for name, buffer in module.named_buffers(recurse=False):
+            if name not in module._non_persistent_buffers_set:
+                yield f"{path}.{name}".removeprefix("."), buffer
+
+
+def _scales(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """What bitsandbytes keeps beside its rounded weights: of 8 bits row by row, of 4 bits block by block."""
+    for path, module in model.named_modules():
+        weight = getattr(module, "weight", None)
+        # The first pass moves them from the weight to the layer's state.
+        for holder in (weight, getattr(module, "state", None)):
+            if (rows := getattr(holder, "SCB", None)) is not None:
+                yield f"{path}.weight.SCB", rows
+                break
+        state = getattr(weight, "quant_state", None)
+        for name, value in (state.as_dict(packed=True) if state is not None else {}).items():
+            yield f"{path}.weight.{name}", value
 
 
 def _whole(model: nn.Module, name: str, parameter: Tensor) -> Tensor:

@@ -103,6 +103,8 @@ def read_states_file(path: Path) -> StatesFile:
         check_floating(STATES[tool], entry)
     except AdapterError as error:
         raise DataError(f"{error} ({path})" if str(path) not in str(error) else str(error)) from error
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}.") from error
     if len(entry.shape) != 3 or 0 in entry.shape:
         axes = "(tokens, layers, d)" if tool == "vllm" else "(layers, tokens, d)"
         raise DataError(f"{path}: {STATES[tool]} has shape {entry.shape}; {axes}, none of them 0, is needed.")

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import torch
 
-from src import files
+from src import files, storage
 from src.errors import DataError, MissingFileError
 from src.models.extraction.capture import Windows
 from src.models.extraction.engine import last_tokens
@@ -19,6 +20,8 @@ from src.models.outside.states_file import StatesFile, Tool, as_key, read_states
 
 LAYER_IDS = "layer_ids.json"
 _MOST_LAYERS = 4096
+# How far two right ways to compute a state may lie apart, as a share of its length: see verifying.py.
+_ALIKE = 0.1
 _MOST_BYTES = 1 << 20
 
 
@@ -45,6 +48,22 @@ class StatesFolder:
     def _by_tokens(self) -> tuple[list[bytes], list[StatesFile]]:
         ordered = sorted(self.files, key=lambda file: (file.tokens, file.path.name))
         return [file.tokens for file in ordered], ordered
+
+    def check_repeats(self) -> None:
+        """Raises DataError where two files hold the same tokens and other states: which of them counts is not known."""
+        keys, ordered = self._by_tokens
+        every = range(len(self.layers))
+        for place in range(len(keys) - 1):
+            if keys[place] == keys[place + 1]:
+                first, second = ordered[place : place + 2]
+                last = len(keys[place]) // 4 - 1
+                one, other = (file.read(last, last, every)[0] for file in (first, second))
+                length = torch.maximum(one.norm(dim=-1), other.norm(dim=-1)).clamp_min(1e-30)
+                if (apart := ((one - other).norm(dim=-1) / length).max()) > _ALIKE:
+                    raise DataError(
+                        f"{first.path} and {second.path.name} hold the same tokens, and states that differ by "
+                        f"{apart:.2g} of their length. Keep the one that is right."
+                    )
 
     def columns(self, layers: Sequence[str]) -> list[Any]:
         """Where these layers stand in the files.
@@ -121,12 +140,13 @@ def open_states(folder: str | Path, *, layer_ids: Sequence[int | str] | None = N
 
     Raises:
         MissingFileError: no such folder.
-        DataError: no file, one that is not sound, files that differ in their layers, or ids that do not fit.
+        DataError: no file, one that is not sound, files that differ in their layers, two of the same tokens with other
+            states, or ids that do not fit.
     """
-    path = Path(folder)
+    path = storage.local(folder)
     if not path.is_dir():
         raise MissingFileError(f"There is no folder {path} of states. Give the one that the tool wrote its files into.")
-    paths = sorted(one for one in path.iterdir() if one.suffix == ".safetensors")
+    paths = sorted(one for one in path.iterdir() if one.suffix == ".safetensors" and one.is_file())
     if odd := next((one for one in paths if not one.name.isprintable()), None):
         raise DataError(f"{path} holds a file called {odd.name!r:.80}, which no tool writes. Rename or remove it.")
     if not paths:
@@ -143,7 +163,9 @@ def open_states(folder: str | Path, *, layer_ids: Sequence[int | str] | None = N
     ids = _layer_ids(path, layer_ids)
     if len(ids) != first.layers:
         raise DataError(f"{first.path} has {first.layers} layers, and {len(ids)} layer ids are given: {ids}.")
-    return StatesFolder(path, tuple(our_name(layer, first.tool) for layer in ids), found)
+    states = StatesFolder(path, tuple(our_name(layer, first.tool) for layer in ids), found)
+    states.check_repeats()
+    return states
 
 
 def our_name(layer: int | str, tool: Tool) -> str:

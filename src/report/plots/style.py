@@ -7,16 +7,21 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from src.report.words import short_name
+
 # Okabe and Ito's hues, the blue darkened so that the two also differ in grey; markers and line styles differ too.
 COLORS = {"base": "#004c7f", "tuned": "#d55e00"}
 MARKERS = {"base": "o", "tuned": "s"}
 # Of further adapters, in turn: Okabe and Ito's other hues.
 _HUES = (COLORS["tuned"], "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+DISTINCT = len(_HUES)  # adapters that no other looks like
 _SHAPES = (MARKERS["tuned"], "^", "D", "v", "P")
 RIGHT, WRONG = "#009e73", "#cc79a7"
 INK, SOFT = "#000000", "#808080"
 SMALL = 8
 LONGEST_NAME, LONGEST_TITLE = 28, 48
+_BESIDE = 24  # characters of a label, two of which fit beside each other
+_ROWS, _ROW = 2, 0.16  # of a legend: as many as a figure has room for, and what each further one takes, in inches
 
 Number = Mapping[str, Any]
 
@@ -36,7 +41,9 @@ def axes(ax: Axes | None, size: tuple[float, float] = (3.9, 3.2)) -> Axes:
 def plain(text: str, *, longest: int = LONGEST_NAME) -> str:
     """A name from outside as one short line: no control characters, and no dollar sign that starts a formula."""
     shown = "".join(c if c.isprintable() else " " for c in text)
-    shown = shown if len(shown) <= longest else shown[: longest - 1] + "…"
+    shown = short_name(shown, longest)
+    # matplotlib leaves a label that begins with "_" out of a legend.
+    shown = f"\N{ZERO WIDTH SPACE}{shown}" if shown.startswith("_") else shown
     return shown.replace("$", r"\$")
 
 
@@ -69,6 +76,9 @@ def legend(ax: Axes) -> None:
     if not handles or figure is None:
         return
     if figure.axes == [ax] and figure.get_constrained_layout():
-        figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False, fontsize=SMALL)
+        columns = 2 if max(map(len, labels)) <= _BESIDE else 1
+        rows = -(-len(labels) // columns)
+        figure.set_figheight(figure.get_figheight() + _ROW * max(0, rows - _ROWS))
+        figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False, fontsize=SMALL)
     else:
         ax.legend(frameon=False, fontsize=SMALL)
