@@ -35,17 +35,22 @@ class Worker:
             os._exit(1)
 
 
-def begun(folder: str) -> list[int]:
+def begun(folder: str | Path) -> list[int]:
     return sorted(int(path.name.partition("-")[0]) for path in Path(folder).iterdir())
 
 
 def a_portion_that_kills(folder: str) -> dict:
-    try:
-        with spreading._cluster(2):
-            spreading.spread(range(4), Worker, Noted(folder, kills=2), workers=2)
-    except ProbingError as error:
-        return {"error": type(error).__name__, "message": str(error), "begun": begun(folder)}
-    return {}
+    first, again = (Path(folder, name) for name in ("first", "again"))
+    first.mkdir()
+    again.mkdir()
+    said = {}
+    with spreading._cluster(2):
+        try:
+            spreading.spread(range(4), Worker, Noted(str(first), kills=2), workers=2)
+        except ProbingError as error:
+            said = {"error": type(error).__name__, "message": str(error)}
+        spreading.spread(range(4), Worker, Noted(str(again), kills=None), workers=2)
+    return said | {"begun": begun(first), "begun again": begun(again)}
 
 
 def knock(address: str, **environment: str) -> str:

@@ -120,8 +120,8 @@ def test_a_portion_that_ends_every_worker_ends_the_run_with_a_sentence(ray_alone
     assert re.match(
         r"(?s)Ray's workers ended with Actor\w+Error: .* the same command goes on from there\.$", said["message"]
     )
-    assert sorted(set(said["begun"])) == [0, 1, 2, 3]
-    assert said["begun"].count(2) == 4  # once, and three times more
+    assert said["begun"].count(2) == 4  # once, and three times more; what waited behind it may never begin
+    assert said["begun again"] == [0, 1, 2, 3]
 
 
 @pytest.mark.slow
