@@ -138,7 +138,7 @@ def test_an_adapter_is_packed_too_active_disabled_and_switched(family, notices):
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "lora_B" in name:
-                parameter.normal_(0, 0.2)
+                parameter.normal_(0, 0.05)  # .2 makes rounding grow to 3e-4, one text at a time too
     sequences = with_beginnings()
     found = {}
     for state, context in (("on", None), ("off", model.disable_adapter)):
@@ -146,7 +146,7 @@ def test_an_adapter_is_packed_too_active_disabled_and_switched(family, notices):
             rows = as_array(read_rows(model, sequences, layers=("block.1", "block.2"), budget=300).states)
             assert_same(rows, alone(model, sequences, ("block.1", "block.2"), ())[0])
             found[state] = rows
-    assert np.abs(found["on"] - found["off"]).max() > 0.1
+    assert np.abs(found["on"] - found["off"]).max() > 1
     assert "padded path" not in notices.text
 
 
