@@ -61,9 +61,10 @@ def _one(option: dict[str, Any], schema: dict[str, Any]) -> str:
         "boolean": "`true`, `false`",
         "array": "list",
     }
-    limits = {"minimum": "from", "exclusiveMinimum": "above"}
-    limit = next((f" {word} {option[key]}" for key, word in limits.items() if key in option), "")
-    return words[option["type"]] + limit
+    named = option.get("items", {}).get("enum")
+    limits = {"minimum": "from", "exclusiveMinimum": "above", "maximum": "to", "exclusiveMaximum": "below"}
+    limit = "".join(f" {word} {option[key]}" for key, word in limits.items() if key in option)
+    return words[option["type"]] + limit + (f" of {', '.join(f'`{name}`' for name in named)}" if named else "")
 
 
 if __name__ == "__main__":

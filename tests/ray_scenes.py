@@ -30,13 +30,19 @@ class Worker:
         self.spec = spec
 
     def __call__(self, portion: int) -> None:
-        Path(self.spec.folder, f"{portion}-{time.time_ns()}").touch()
+        Path(self.spec.folder, f"{portion}-{time.time_ns()}").write_text(os.environ.get("CUDA_VISIBLE_DEVICES", ""))
         if portion == self.spec.kills:
             os._exit(1)
 
 
 def begun(folder: str | Path) -> list[int]:
     return sorted(int(path.name.partition("-")[0]) for path in Path(folder).iterdir())
+
+
+def gpus_seen(folder: str, portion: int = 0) -> int:
+    """How many a worker had when it last began this portion (of the cluster's, which are there by name only)."""
+    *_, last = sorted(Path(folder).glob(f"{portion}-*"))
+    return len([device for device in last.read_text().split(",") if device])
 
 
 def a_portion_that_kills(folder: str) -> dict:
@@ -77,7 +83,8 @@ def a_stranger(folder: str) -> dict:
 
 
 def a_cluster_of_others(folder: str) -> dict:
-    start = ["ray", "start", "--head", "--block", "--port=6399", "--num-cpus=2", "--include-dashboard=false"]
+    start = ["ray", "start", "--head", "--block", "--port=6399", "--num-cpus=2", "--num-gpus=2",
+             "--include-dashboard=false"]  # fmt: skip
     theirs = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     os.environ |= theirs
     there = subprocess.Popen([str(Path(sys.executable).parent / start[0]), *start[1:]], stdout=subprocess.DEVNULL)
@@ -87,7 +94,11 @@ def a_cluster_of_others(folder: str) -> dict:
             assert there.poll() is None
         with spreading._cluster(1):
             spreading.spread(range(5), Worker, Noted(folder, kills=None), workers=1)
-        return {"asked": begun(folder), "still there": "let in" in knock(address, **theirs)}
+            asked, gpus = begun(folder), {"each": gpus_seen(folder)}
+            for wanted in (2, 0):
+                spreading.spread([5], Worker, Noted(folder, kills=None), workers=1, gpus=wanted)
+                gpus[str(wanted)] = gpus_seen(folder, 5)
+        return {"asked": asked, "gpus": gpus, "still there": "let in" in knock(address, **theirs)}
     finally:
         there.kill()  # the rest of it ends with its namespace
 

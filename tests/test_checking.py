@@ -115,7 +115,11 @@ def test_without_labels_nothing_is_said_of_right_and_wrong(probe, finished, mode
     again = check_probe(probe, str(model_folder), adapter=str(adapter_folder), labelled=False, config=other)
     assert again.realignment.tried == found.realignment.tried
     assert np.array_equal(again.realignment.weights.weight, found.realignment.weights.weight)
-    assert check_probe(probe, str(model_folder), labelled=False).verdict == "keep"
+    unchanged = check_probe(probe, str(model_folder), labelled=False, save=tmp_path / "kept")
+    assert unchanged.verdict == "keep"
+    kept, old = (SavedProbe.from_pretrained(folder) for folder in (unchanged.saved_in, probe))
+    assert np.array_equal(kept.weights.weight, old.weights.weight)
+    assert kept.origin.metrics == old.origin.metrics
 
 
 @pytest.mark.parametrize("checked_on", ["turned", "model_folder"])
@@ -154,11 +158,15 @@ def test_what_changed_above_the_probes_layer_is_judged_by_its_answers(probe, tok
 
 
 def test_who_generated_the_runs_answers_is_said_where_it_is_not_who_generates_here(probe, finished, model_folder):
-    settings = load_config(finished / "config.yaml", {"run.generator": "vllm", "run.engine": "ray", "run.workers": 2})
+    settings = load_config(
+        finished / "config.yaml",
+        {"run.generator": "vllm", "run.engine": "ray", "run.workers": 2, "run.worker_gpus": 1, "model.device_map": "auto"},
+    )
     plan = plan_check(probe, Named(str(model_folder)), config=settings)
     assert {(one.run.generator, one.run.engine, one.run.workers) for one in (plan.own, plan.other)} == {
         ("transformers", "local", 1)
     }
+    assert {one.model.device_map for one in (plan.own, plan.other)} == {"auto"}
     assert plan.notes == ("The run had vllm generate its answers; here transformers does, of both models.",)
 
 

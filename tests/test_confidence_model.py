@@ -58,7 +58,9 @@ def test_the_live_confidence_is_the_offline_one(model, tokenizer, position, endi
     states = answer_states(model, tokenizer, offline, ["block.1"], positions=[position], spans=[span])
     confident = live(model, tokenizer, position=position, asking=asking)
     answer = confident.ask(QUESTION)
-    assert answer.text == offline.texts[0]
+    text, confidence = answer
+    assert text == answer.text == offline.texts[0]
+    assert confidence == answer.confidence
     assert answer.finished == offline.finished[0] == (ending != "limit")
     said = answer_live(model, tokenizer, PROMPT, "block.1", stop=asking.stop, max_new_tokens=12)
     assert said.answers.answer_ids == offline.answer_ids

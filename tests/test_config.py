@@ -65,6 +65,7 @@ def test_the_yaml_of_the_design_and_of_the_guide_loads_as_it_stands(shared, page
         ("model.adapters", "a", "model.adapters is 'a', but a list is needed, such as [a]."),
         ("model.quantization", "16bit", "model.quantization is '16bit', but allowed is '8bit' or '4bit'."),
         ("run.workers", 2, "run.workers is 2, and the local engine has one: set run.engine: ray, or leave it out."),
+        ("run.worker_gpus", 2, "run.worker_gpus is of Ray's workers: set run.engine: ray, or leave it out."),
         ("extraction.layers", [1, True], "extraction.layers is [1, True], but True is no layer: a list of block"),
         ("extraction.layers", [1, 1.0], "1.0 is no layer"),
         ("extraction.layers", [3, 3], "the layer 3 is named twice."),

@@ -135,6 +135,7 @@ def test_a_stranger_without_the_token_is_refused_by_our_cluster(ray_alone):
 def test_a_cluster_that_is_there_is_used_and_left_alone(ray_alone):
     said = among_workers("a cluster of others")
     assert said["asked"] == list(range(5))
+    assert said["gpus"] == {"each": 1, "2": 2, "0": 0}
     assert said["still there"]
 
 

@@ -103,9 +103,9 @@ def test_vllm_that_would_answer_otherwise_is_refused(model, monkeypatch):
 def test_an_adapter_that_vllm_would_scale_otherwise_is_refused(tmp_path, changes):
     (tmp_path / "adapter_config.json").write_text(json.dumps({"r": 4, "lora_alpha": 8} | changes))
     with pytest.raises(ConfigError, match="which vLLM does not take"):
-        _lora({"default": str(tmp_path)})
+        _lora([str(tmp_path)])
     (tmp_path / "adapter_config.json").write_text(json.dumps({"r": 9, "lora_alpha": 8, "rank_pattern": {}}))
-    assert _lora({"default": str(tmp_path)})["max_lora_rank"] == 16
+    assert _lora([str(tmp_path)])["max_lora_rank"] == 16
 
 
 @pytest.fixture(scope="module")

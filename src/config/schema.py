@@ -125,8 +125,8 @@ class ExtractionConfig(Section):
     layer_ids: tuple[StrictInt | Literal["final_norm"], ...] | None = None
     """The layers of these files, by the tool's own numbers; none: as layer_ids.json in the folder says."""
     verify_rows: StrictInt = Field(8, ge=0)
-    """So many of these files are read again with the model first; 0: none, and where the answers are there already,
-    each with a confidence, the model's weights are not loaded at all."""
+    """So many of these files are read again with the model first; 0: none, and the model's weights are not loaded at
+    all, which needs data.name: answered with a confidence for each answer."""
 
 
 class ProbeConfig(Section):
@@ -181,13 +181,15 @@ class RunConfig(Section):
     """Where the results go and how the work is done."""
 
     dir: OutputFolder | None = None
-    """Gets config.yaml, results.json, questions.csv and report.html; none: runs/ and the experiment's name. A folder or
-    a URL that fsspec knows, such as s3://bucket/run."""
+    """Gets config.yaml, results.json, questions.csv, answers.parquet, probes/ and report.html; none: runs/ and the
+    experiment's name. A folder or a URL that fsspec knows, such as s3://bucket/run."""
     engine: Literal["local", "ray"] = "local"
     """Who computes: this process, or workers of Ray (extra `ray`; the cluster of RAY_ADDRESS, else one on this
     machine)."""
     workers: StrictInt = Field(1, ge=1)
     """How many workers ask the model, each with a model of its own; the local engine has one."""
+    worker_gpus: StrictInt | None = Field(None, ge=0)
+    """GPUs of each worker of Ray; none: one where the cluster has as many as workers when the run starts, else 0."""
     generator: Literal["transformers", "vllm"] = "transformers"
     """Who generates answers in words; vllm (not installed with this) is for a GPU that holds the model twice."""
     if_exists: Literal["resume", "replace", "fail"] = "resume"
@@ -224,6 +226,8 @@ class Config(Section):
             raise ValueError(
                 f"run.workers is {self.run.workers}, and the local engine has one: set run.engine: ray, or leave it out"
             )
+        if self.run.engine == "local" and self.run.worker_gpus is not None:
+            raise ValueError("run.worker_gpus is of Ray's workers: set run.engine: ray, or leave it out")
         for key, data in (("data", self.data), *(("transfer.data", other) for other in self.transfer.data)):
             if data.name in ("custom", "answered") and not data.path:
                 raise ValueError(f"{key}.name is {data.name}, but {key}.path (the file of questions) is not given")

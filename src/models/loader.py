@@ -101,10 +101,14 @@ class ModelLoader:
         Raises:
             as `load`.
         """
+        from transformers import GenerationConfig
+
         quantization = self._one_quantization(None)
         model = self._check(quantization)[0]
-        # As transformers marks a model that it has loaded so.
+        # As transformers marks a model that it has loaded so, and the settings that it finds beside the weights.
         model.is_loaded_in_8bit, model.is_loaded_in_4bit = quantization == "8bit", quantization == "4bit"
+        with contextlib.suppress(OSError):  # many models have none
+            model.generation_config = GenerationConfig.from_pretrained(self.model_name, **self._where())
         return model
 
     def tokenizer(self) -> Any:

@@ -128,14 +128,15 @@ def start_vllm(
             are not passed on.
         AdapterError: an adapter that vLLM does not apply as PEFT does.
     """
-    check_vllm(model)
+    folders = tuple((adapters or {}).values())
+    check_vllm(model, folders)
     from src.models.extraction.tokens import context_length
 
     with machine.environment(_QUIET):
         engine = import_module("vllm").LLM(
             model_name, revision=revision, dtype=str(model.dtype).removeprefix("torch."), seed=0,
             max_model_len=context_length(model), generation_config="vllm", disable_log_stats=True,
-            **_memory(), **_lora(adapters or {}),
+            **_memory(), **_lora(folders),
         )  # fmt: skip
     numbered = {name: (number, folder) for number, (name, folder) in enumerate((adapters or {}).items(), start=1)}
     generator = VllmGenerator(engine, numbered)
@@ -177,8 +178,8 @@ def _weighed(model: Any, ids: Sequence[int], place: int | None) -> Tensor:
     return said.gather(1, tokens[0, 1:, None].to(said.device))[:, 0].cpu()
 
 
-def check_vllm(model: Any) -> None:
-    """Raises as `start_vllm`; the model may be one without weights."""
+def check_vllm(model: Any, adapters: Sequence[str] = ()) -> None:
+    """Raises as `start_vllm` before anything is loaded; the model may be one without weights, adapters are folders."""
     from src.models.extraction.fingerprint import quantization_of
 
     if find_spec("vllm") is None:
@@ -195,6 +196,7 @@ def check_vllm(model: Any) -> None:
             f"The model's generation settings {', '.join(sorted(settings))} are not passed on to vLLM, and would be "
             "left out. Let transformers answer."
         )
+    _lora(adapters)
 
 
 def _memory() -> dict[str, Any]:
@@ -205,11 +207,12 @@ def _memory() -> dict[str, Any]:
     return {"gpu_memory_utilization": _SHARE * free / total}
 
 
-def _lora(adapters: Mapping[str, str]) -> dict[str, Any]:
+def _lora(adapters: Sequence[str]) -> dict[str, Any]:
+    """Settings of an engine that serves these folders. Raises ConfigError where vLLM would scale one otherwise."""
     if not adapters:
         return {}
-    settings = [read_config(Path(folder) / CONFIG_NAME) for folder in adapters.values()]
-    for folder, one in zip(adapters.values(), settings, strict=True):
+    settings = [read_config(Path(folder) / CONFIG_NAME) for folder in adapters]
+    for folder, one in zip(adapters, settings, strict=True):
         if one.get("rank_pattern") or one.get("alpha_pattern") or one["r"] > _RANKS[-1]:
             raise ConfigError(
                 f"The adapter {folder} has ranks or scales of its own for some modules, or a rank above {_RANKS[-1]}, "

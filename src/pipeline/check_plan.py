@@ -187,6 +187,7 @@ def _settings(settings: Config, saved: SavedProbe, named: Named) -> Config:
         {
             "model": {
                 "name": named.model, "revision": settings.model.revision if same else None, "dtype": dtype,
+                "device_map": settings.model.device_map,
                 "quantization": named.quantization, "tinker_lora_path": named.adapter, "adapters": [],
             },
             "tinker": None,
@@ -198,6 +199,7 @@ def _settings(settings: Config, saved: SavedProbe, named: Named) -> Config:
             "transfer": {},
             "run.engine": "local",
             "run.workers": 1,
+            "run.worker_gpus": None,
             "run.generator": "transformers",
         },
     )  # fmt: skip

@@ -186,11 +186,13 @@ def _plain_map(one: Any) -> dict[str, Any]:
 
 def _saved(check: Check, folder: str | Path) -> Check:
     """Write the probe for the new model, where the verdict names one; thresholds with a guarantee are the old one's."""
-    kind = _SAVED_AS.get(check.verdict)
-    if kind is None or check.tested is None:
+    kind, tested = _SAVED_AS.get(check.verdict), check.tested
+    if kind is None:
         return replace(check, not_saved=f"the verdict is {check.verdict!r}, which names no probe for this model")
-    plan, saved, fitted = check.plan, check.plan.probe, check.tested.refit
-    origin = replace(saved.origin, model=check.other, metrics=metrics_of(check.tested.scores[kind]))
+    plan, saved, fitted = check.plan, check.plan.probe, tested and tested.refit
+    # Without labels only an unchanged model's probe is kept, and that is worth what it was.
+    metrics = metrics_of(tested.scores[kind]) if tested else saved.origin.metrics
+    origin = replace(saved.origin, model=check.other, metrics=metrics)
     if kind == REFIT and fitted is not None:
         ids = training_ids(plan.other_plan.task.questions, check.splits)
         new = SavedProbe(fitted.weights_, replace(origin, family="logistic", training_ids=ids, C=fitted.C_))

@@ -183,9 +183,8 @@ def _difference(path: Path, config: Config) -> str:
 
 def _flat(config: Config) -> dict[str, Any]:
     """Every setting that makes it this run, as {"data.limit": 7}: all but where and how the work is done."""
-    values = config.model_dump(
-        mode="json", exclude={"run": {"dir", "engine", "workers", "if_exists"}, "extraction": {"cache_dir"}}
-    )
+    how = {"dir", "engine", "workers", "worker_gpus", "if_exists"}
+    values = config.model_dump(mode="json", exclude={"run": how, "extraction": {"cache_dir"}})
     flat: dict[str, Any] = {}
     for section, settings in values.items():
         flat |= {f"{section}.{key}": value for key, value in (settings or {}).items()}

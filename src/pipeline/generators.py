@@ -9,8 +9,17 @@ from src.errors import ConfigError
 from src.pipeline.questions import Task
 
 
-def check_generator(tasks: Sequence[Task]) -> None:
-    """Raises ConfigError where vLLM is asked for and cannot serve this run, whose own data set is the first task."""
+def check_generator(tasks: Sequence[Task], skeleton: Any, adapters: Sequence[str]) -> None:
+    """Check whether vLLM, where it is asked for, can serve this run.
+
+    Args:
+        tasks: the run's own data set first.
+        skeleton: the model without its weights.
+        adapters: their folders, those that are there already.
+
+    Raises:
+        ConfigError: it cannot.
+    """
     config = tasks[0].config
     if config.run.generator != "vllm":
         return
@@ -28,6 +37,9 @@ def check_generator(tasks: Sequence[Task]) -> None:
             "run.generator is vllm, and nothing here is answered in words: leave it out, or set data.answer_by: "
             "generation."
         )
+    from src.models.vllm_engine import check_vllm
+
+    check_vllm(skeleton, adapters)
 
 
 def _in_words(task: Task) -> bool:

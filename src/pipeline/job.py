@@ -181,10 +181,8 @@ def _run(config: Config) -> RunResult:
         "config": config.model_dump(mode="json"),
         "model": facts,
         "states_from": states,
-        "data": data_facts(questions.examples, splits, questions.chance),
-        "transfer_data": {
-            one.name: data_facts(one.questions.examples, one.splits, one.questions.chance) for one in plan.tasks[1:]
-        },
+        "data": data_facts(questions, splits),
+        "transfer_data": {one.name: data_facts(one.questions, one.splits) for one in plan.tasks[1:]},
         **numbers,
     }
     tables = {

@@ -101,8 +101,9 @@ def make_plan(config: Config) -> Plan:
         if not is_converted(config.conversion[0], config.model.name, config.conversion[1]):
             check_source(config.conversion[0], allow_export=bool(config.tinker and config.tinker.allow_export))
     tasks = (Task(data_name(config.data), config, *_asked(config)), *_others(config))
-    check_generator(tasks)
-    skeleton = model_loader(config, () if config.conversion else config.adapter_folders).skeleton()
+    adapters = () if config.conversion else config.adapter_folders
+    skeleton = model_loader(config, adapters).skeleton()
+    check_generator(tasks, skeleton, adapters)
     layers, width = _layers(config, skeleton)
     folders = config.adapter_folders
     sizes = [(p.numel(), p.element_size()) for p in skeleton.parameters()]

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import astuple
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from src.data.trained_on import TRAINED
 from src.pipeline.asked import Asked
 from src.pipeline.naming import steps_of
 from src.pipeline.probing import PROBE, Probed
+from src.pipeline.questions import Questions
 
 SCHEMA = 4
 _ABOUT = ("id", "subject", "tag", "split", "question", "target")
@@ -73,15 +75,18 @@ def strict(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def data_facts(examples: tuple[Example, ...], splits: Splits, chance: float) -> dict[str, Any]:
+def data_facts(questions: Questions, splits: Splits) -> dict[str, Any]:
     """Counts of the questions: per subject and per split, and how many repeat another's text; and their hash."""
+    examples = questions.examples
     subjects: dict[str, int] = {}
     for example in examples:
         subjects[example.subject] = subjects.get(example.subject, 0) + 1
     return {
         "n": len(examples),
-        "sha256": files.sha256_of_json([[one.id, one.prompt, list(one.continuations)] for one in examples]),
-        "chance": chance,
+        "sha256": files.sha256_of_json([
+            *([one.id, one.prompt, list(one.continuations)] for one in examples), *map(astuple, questions.given)
+        ]),
+        "chance": questions.chance,
         "subjects": subjects,
         "splits": {name: len(getattr(splits, name)) for name in SPLITS},
         "repeated": splits.repeated,

@@ -64,7 +64,8 @@ def ask_spread(plan: Plan, config: Config, folders: tuple[str, ...]) -> None:
         with _cluster(config.run.workers):
             adapters = dict(zip(plan.adapters, folders, strict=True))
             spec = Spec(config.model_dump(mode="json"), adapters, plan.layers, marker)
-            spread(list(_portions(plan.tasks, config.run.workers)), Worker, spec, workers=config.run.workers)
+            portions = list(_portions(plan.tasks, config.run.workers))
+            spread(portions, Worker, spec, workers=config.run.workers, gpus=config.run.worker_gpus)
     finally:
         (cache / marker).unlink(missing_ok=True)
 
@@ -138,8 +139,11 @@ class Worker:
         return model, tokenizer
 
 
-def spread(portions: Sequence[Any], worker: type, spec: Any, *, workers: int) -> None:
+def spread(portions: Sequence[Any], worker: type, spec: Any, *, workers: int, gpus: int | None = None) -> None:
     """Have `workers` actors, each `worker(spec)`, called with every portion; portions are kept by Ray until then.
+
+    Args:
+        gpus: of each worker; None: one where the cluster has enough for all.
 
     Raises:
         ProbingError: what a worker raised of ours.
@@ -149,15 +153,17 @@ def spread(portions: Sequence[Any], worker: type, spec: Any, *, workers: int) ->
     import ray
     import ray.exceptions
 
-    gpus = ray.cluster_resources().get("GPU", 0)
-    if 0 < gpus < workers:
-        log.warning("The cluster has %d GPUs and there are %d workers: they run without any.", gpus, workers)
+    if gpus is None:
+        there = ray.cluster_resources().get("GPU", 0)
+        gpus = int(there >= workers)
+        if 0 < there < workers:
+            log.warning("The cluster has %d GPUs and there are %d workers: they run without any.", there, workers)
     rows = [{"number": number, "portion": portion} for number, portion in enumerate(portions)]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # max_task_retries has no other way in yet
         done = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
             _Actor, fn_constructor_args=(worker, spec), batch_size=1, num_cpus=_CPUS,
-            num_gpus=1 if gpus >= workers else None, compute=ray.data.ActorPoolStrategy(size=workers),
+            num_gpus=gpus or None, compute=ray.data.ActorPoolStrategy(size=workers),
             max_task_retries=_TRIES_AGAIN,
         )  # fmt: skip
     seen = np.zeros(len(rows), dtype=bool)

@@ -1,7 +1,7 @@
 """`ConfidenceModel`: ask a question, get an answer with the probe's confidence, read while the model answers."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
@@ -29,7 +29,7 @@ _NEEDS_TARGET = "contains"
 
 @dataclass(frozen=True)
 class Answer:
-    """What the model says, and how sure one can be.
+    """What the model says, and how sure one can be; `text, confidence = answer` takes the two apart.
 
     Attributes:
         text: the answer; of choices the text of the one that was chosen. It is there even where `abstained`.
@@ -44,6 +44,9 @@ class Answer:
     abstained: bool = False
     choice: int | None = None
     finished: bool = True
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter((self.text, self.confidence))
 
 
 @dataclass(frozen=True)

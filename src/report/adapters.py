@@ -120,9 +120,9 @@ def verdict_over_adapters(results: Results) -> list[str]:
     known, count = measures(results), len(results["comparisons"])
     last = by_step(results)[-1][0]
     how = (
-        f"What is clear is so after Holm's correction for {count} adapters and all measures, which asks for more than "
-        "an interval without zero; each is compared with the base model, not with the others. What follows is about "
-        f"{last}, the last of them."
+        f"What is clear is so after Holm's correction for {count} adapters and all measures of a confidence, which "
+        "asks for more than an interval without zero; each is compared with the base model, not with the others. What "
+        f"follows is about {last}, the last of them."
     )
     if not any(side for one in known for side in clearly(results, one)):
         return [
