@@ -30,7 +30,7 @@ class Worker:
         self.spec = spec
 
     def __call__(self, portion: int) -> None:
-        Path(self.spec.folder, f"{portion}-{time.time_ns()}").write_text(os.environ.get("CUDA_VISIBLE_DEVICES", ""))
+        Path(self.spec.folder, f"{portion}-{time.time_ns()}").write_text(os.environ.get("CUDA_VISIBLE_DEVICES", "all"))
         if portion == self.spec.kills:
             os._exit(1)
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from src.errors import DataError
-from src.models import HiddenStateExtractor
+from src.errors import DataError, ModelError
+from src.models import HiddenStateExtractor, generation, likelihood
 from src.models.answering import answer_choices
 from src.models.decoding import Sampling, _Drawn
 from src.models.generation import answer_freely
@@ -218,3 +218,33 @@ def test_a_models_own_generation_settings_do_not_break_answering(model, tokenize
         setattr(model.generation_config, name, value)
     answers = answer_freely(model, tokenizer, PROMPTS, max_new_tokens=4, cache_dir=tmp_path)
     assert len(answers.texts) == len(PROMPTS)
+
+
+def test_a_batch_that_a_gpu_has_no_room_for_is_answered_in_halves(model, tokenizer, monkeypatch, caplog):
+    def with_room_for(most, compute, count):
+        def limited(*args, **kwargs):
+            if count(args) > most:
+                raise torch.OutOfMemoryError("CUDA out of memory.")
+            return compute(*args, **kwargs)
+
+        return limited
+
+    def both():
+        free = answer_freely(model, tokenizer, PROMPTS, max_new_tokens=6)
+        found = likelihood.answer_likelihood(model, free.prompt_ids, [[7, 8, 9]] * len(PROMPTS))
+        return free, found
+
+    free, found = both()
+    originals = generation.generate, likelihood._scored
+    for most in (2, 0):
+        monkeypatch.setattr(generation, "generate", with_room_for(most, originals[0], lambda args: len(args[2])))
+        monkeypatch.setattr(likelihood, "_scored", with_room_for(most, originals[1], lambda args: len(args[2])))
+        if most:
+            halved, scores = both()
+            assert halved.texts == free.texts
+            np.testing.assert_allclose(halved.log_probabilities, free.log_probabilities, atol=2e-5)
+            np.testing.assert_allclose(scores.mean, found.mean, atol=2e-5)
+            assert "memory is full" in caplog.text
+        else:
+            with pytest.raises(ModelError, match="One text alone does not fit into the GPU's memory"):
+                both()

@@ -158,10 +158,8 @@ def test_what_changed_above_the_probes_layer_is_judged_by_its_answers(probe, tok
 
 
 def test_who_generated_the_runs_answers_is_said_where_it_is_not_who_generates_here(probe, finished, model_folder):
-    settings = load_config(
-        finished / "config.yaml",
-        {"run.generator": "vllm", "run.engine": "ray", "run.workers": 2, "run.worker_gpus": 1, "model.device_map": "auto"},
-    )
+    how = {"run.generator": "vllm", "run.engine": "ray", "run.workers": 2, "run.worker_gpus": 1}
+    settings = load_config(finished / "config.yaml", how | {"model.device_map": "auto"})
     plan = plan_check(probe, Named(str(model_folder)), config=settings)
     assert {(one.run.generator, one.run.engine, one.run.workers) for one in (plan.own, plan.other)} == {
         ("transformers", "local", 1)

@@ -44,7 +44,7 @@ def test_the_yaml_of_the_design_and_of_the_guide_loads_as_it_stands(shared, page
         ("model.nmae", "x", "Unknown key 'model.nmae'. Did you mean 'model.name'?"),
         ("modle.name", "x", "Unknown key 'modle'. Did you mean 'model'?"),
         ("cache_dir", "x", "Unknown key 'cache_dir'. Did you mean 'extraction.cache_dir'?"),
-        ("run.zzz", "x", "Unknown key 'run.zzz'. Known here: dir, engine, workers, generator, if_exists."),
+        ("run.zzz", "x", "Unknown key 'run.zzz'. Known here: dir, engine, workers, worker_gpus, generator, if_exists."),
         ("data.columns", {"qestion": "q"}, "Unknown key 'data.columns.qestion'. Did you mean 'data.columns.question'?"),
         ("data.limit", True, "data.limit is true, but a whole number is needed. (Use the first so many questions"),
         ("data.limit", 1.5, "data.limit is 1.5, but a whole number is needed."),

@@ -258,6 +258,26 @@ def test_the_state_of_a_given_answer_is_that_of_its_last_token(tmp_path, model_f
         assert asked.confidence[row] == pytest.approx(np.exp(score / count), rel=1e-4)
 
 
+def test_the_hash_of_what_was_asked_holds_the_answers_that_were_given(tmp_path):
+    from src.config import load_config
+    from src.data.splits import split_examples
+    from src.pipeline.questions import load_questions
+    from src.pipeline.results import data_facts
+
+    def hashed(path):
+        config = load_config({"model": {"name": "m"}, "data": {"name": "answered", "path": str(path)}})
+        questions = load_questions(config.data)
+        return data_facts(questions, split_examples(questions.examples))["sha256"]
+
+    path = answered(tmp_path)
+    first = hashed(path)
+    assert hashed(path) == first
+    for old, new in ((" 345", " 346"), ('"correct": true', '"correct": false')):
+        path.write_text(path.read_text().replace(old, new, 1))
+        assert hashed(path) != first
+        first = hashed(path)
+
+
 def test_a_plan_counts_every_token_that_attention_reads(tmp_path, model_folder):
     from src.config import load_config
     from src.pipeline.plan import make_plan

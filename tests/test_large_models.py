@@ -43,6 +43,19 @@ def test_where_a_model_goes_is_said_once_and_by_who_can(model_folder, monkeypatc
         ModelLoader(model_folder, tp_plan="auto").load()
 
 
+def test_a_model_that_one_gpu_holds_lies_on_that_one_alone(model_folder, monkeypatch):
+    loader = ModelLoader(model_folder, dtype="float32")
+    size = sum(p.numel() * p.element_size() for p in loader.skeleton().parameters())
+    free = [size, int(size * 1.4), int(size * 0.6)]
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: len(free))
+    monkeypatch.setattr("torch.cuda.mem_get_info", lambda device: (free[device], 4 * size))
+    assert loader._placement(None) == {"device_map": {"": 1}}
+    free[1] = int(size * 1.2)  # no room for reading
+    assert loader._placement(None) == {"device_map": "auto"}
+    assert loader._placement("4bit") == {"device_map": {"": 1}}
+
+
 @pytest.mark.slow
 @pytest.mark.enable_socket
 def test_two_processes_that_share_a_model_read_the_states_of_the_whole(model_folder, whole, tmp_path):

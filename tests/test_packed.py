@@ -30,16 +30,21 @@ PACKED = {
 PADDED = {
     "Gemma2": (SMALL | {"head_dim": 8, "sliding_window": 512}, "softcap"),
     "GptOss": (SMALL | {"head_dim": 8, "num_local_experts": 4, "num_experts_per_tok": 2}, "s_aux"),
+    "DeepseekV3": (
+        SMALL | {"num_key_value_heads": 4, "q_lora_rank": None, "kv_lora_rank": 16, "qk_rope_head_dim": 4,
+                 "qk_nope_head_dim": 8, "v_head_dim": 8, "first_k_dense_replace": 3},
+        "its values are 8 wide, and its queries 12",
+    ),
     "Mamba": ({"vocab_size": 120, "hidden_size": 32, "num_hidden_layers": 3, "state_size": 8}, "interface"),
 }  # fmt: skip
 LAYERS = ("embeddings", "block.0", "block.2", "final_norm")
 
 
-def build(family, settings, dtype=torch.float32):
+def build(family, settings, dtype=torch.float32, *, seed=0):
     import transformers
 
     name = "Gemma3Text" if family == "Gemma3" else family
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     config = getattr(transformers, f"{name}Config")(**settings)
     head = {"GPT2": "GPT2LMHeadModel"}.get(family, f"{family}ForCausalLM")
     model = getattr(transformers, head)(config).eval().to(dtype)
@@ -164,6 +169,14 @@ def test_in_bfloat16_packing_changes_nothing_and_sharing_is_as_exact_as_one_text
     truth, _ = alone(exact, with_beginnings(), ("block.1",), ())
     assert np.median(error(found, truth)) <= 1.1 * np.median(error(single, truth))
     assert error(found, truth).max() <= 1.5 * error(single, truth).max()
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_in_bfloat16_texts_are_packed_where_next_tokens_are_wanted_too(seed, notices):
+    """Log-probabilities are float32, and as coarse as the states that they come from."""
+    model = build("Llama", SMALL | {"hidden_size": 256, "initializer_range": 0.06}, torch.bfloat16, seed=seed)
+    read_rows(model, texts(seed=seed), layers=("block.1",), candidates=(5, 7, 9, 11), budget=300)
+    assert "padded path" not in notices.text
 
 
 def packed_and_alone(model, sequences):

@@ -1,7 +1,9 @@
 """vLLM behind `answer_freely`: what is asked of it, and, where it is installed, that it says what transformers says."""
 
+import copy
 import importlib.util
 import json
+import shutil
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
@@ -86,10 +88,10 @@ def test_the_generator_is_told_which_adapter_is_switched_on(model_folder, adapte
 
 def test_vllm_that_would_answer_otherwise_is_refused(model, monkeypatch):
     there = importlib.util.find_spec
-    monkeypatch.setattr("src.models.vllm_engine.find_spec", lambda name: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "vllm" else there(name))
     with pytest.raises(MissingExtraError, match="vLLM library not installed"):
         check_vllm(model)
-    monkeypatch.setattr("src.models.vllm_engine.find_spec", lambda name: there("json"))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: there("json" if name == "vllm" else name))
     check_vllm(model)
     model.generation_config.repetition_penalty = 1.1
     with pytest.raises(ConfigError, match="generation settings repetition_penalty are not passed on to vLLM"):
@@ -97,6 +99,26 @@ def test_vllm_that_would_answer_otherwise_is_refused(model, monkeypatch):
     model.is_loaded_in_8bit = True
     with pytest.raises(ConfigError, match="other weights than the 8bit ones"):
         check_vllm(model)
+
+
+def test_a_plan_finds_what_vllm_would_not_serve(model, model_folder, adapter_folder, tmp_path, monkeypatch):
+    there = importlib.util.find_spec
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: there("json" if name == "vllm" else name))
+    shutil.copytree(model_folder, tmp_path / "model")
+    shutil.copytree(adapter_folder, tmp_path / "adapter")
+    asked = settings(tmp_path, tmp_path / "model", generator="vllm")
+    asked["model"]["tinker_lora_path"] = str(tmp_path / "adapter")
+    make_plan(load_config(asked))
+    spoilt = copy.deepcopy(model.generation_config)
+    spoilt.repetition_penalty = 1.1
+    spoilt.save_pretrained(tmp_path / "model")
+    with pytest.raises(ConfigError, match="generation settings repetition_penalty are not passed on to vLLM"):
+        make_plan(load_config(asked))
+    model.generation_config.save_pretrained(tmp_path / "model")
+    about = tmp_path / "adapter" / "adapter_config.json"
+    about.write_text(json.dumps(json.loads(about.read_text()) | {"alpha_pattern": {"q_proj": 8}}))
+    with pytest.raises(ConfigError, match="which vLLM does not take"):
+        make_plan(load_config(asked))
 
 
 @pytest.mark.parametrize("changes", [{"rank_pattern": {"q_proj": 2}}, {"alpha_pattern": {"q_proj": 8}}, {"r": 513}])

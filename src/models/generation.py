@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from src.models.extraction.keeping import Keeper
 from src.models.extraction.packing import plan_batches
 from src.models.extraction.table import Table
 from src.models.extraction.tokens import Truncation, context_length, tokenize
+from src.models.halving import in_halves
 from src.models.reading import Reader, Thinking, thinking_marks
 from src.models.vllm_engine import VllmGenerator
 
@@ -126,21 +128,24 @@ def answer_freely(
     if store is not None:
         store.fill(table)
     known = table.known()
+
+    def said_of(batch: np.ndarray, room: int) -> tuple[torch.Tensor, torch.Tensor]:
+        rows = [distinct[row] for row in batch]
+        if generator is None:
+            return generate(model, tokenizer, rows, room, ending, width=max_new_tokens, sampling=sampling)
+        return generator.generate(
+            rows, room, ending, ends=_ends(model, tokenizer, ending), width=max_new_tokens, sampling=sampling,
+            adapter=adapter_in_force(model),
+        )  # fmt: skip
+
     bar = tqdm(total=len(distinct), desc=progress, unit="answer", disable=None, leave=False)
     with bar, Keeper(table, store, all_finite=False) as keeper:
         # 8-bit kernels let the texts of a batch influence each other: one at a time.
         budget = VLLM_BUDGET if generator else 1 if quantization_of(model) == "8bit" else GENERATION_BUDGET
         for batch, room in _batches([len(ids) for ids in distinct], max_new_tokens, context, budget):
             if not known[batch].all():
-                rows = [distinct[row] for row in batch]
-                if generator:
-                    said = generator.generate(
-                        rows, room, ending, ends=_ends(model, tokenizer, ending), width=max_new_tokens,
-                        sampling=sampling, adapter=adapter_in_force(model),
-                    )  # fmt: skip
-                else:
-                    said = generate(model, tokenizer, rows, room, ending, width=max_new_tokens, sampling=sampling)
-                keeper.keep(np.array(batch), dict(zip(_QUANTITIES, said, strict=True)))
+                for rows, tokens_and_scores in in_halves(np.array(batch), partial(said_of, room=room)):
+                    keeper.keep(rows, dict(zip(_QUANTITIES, tokens_and_scores, strict=True)))
             bar.update(len(batch))
     reader = Reader(tokenizer, end_ids(model, tokenizer, stop), stop, marks)
     said = zip(*(table[name] for name in _QUANTITIES), strict=True)

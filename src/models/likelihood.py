@@ -18,6 +18,7 @@ from src.models.extraction.keeping import Keeper
 from src.models.extraction.layers import anatomy
 from src.models.extraction.packing import plan_batches
 from src.models.extraction.table import Table
+from src.models.halving import in_halves
 
 _QUANTITY = "answer.likelihood"
 _BUDGET = 2048
@@ -73,7 +74,8 @@ def answer_likelihood(
     with bar, Keeper(table, store) as keeper:
         for rows in plan_batches([len(prompt) + len(answer) for prompt, answer in pairs], size):
             if not known[rows].all():
-                keeper.keep(rows, {_QUANTITY: _scored(model, head, [pairs[row] for row in rows])})
+                for some, scores in in_halves(rows, lambda some: _scored(model, head, [pairs[row] for row in some])):
+                    keeper.keep(some, {_QUANTITY: scores})
             bar.update(len(rows))
     place = {pair: row for row, pair in enumerate(pairs)}
     order = [place[tuple(p), tuple(a)] for p, a in zip(prompts, answers, strict=True)]
@@ -88,12 +90,13 @@ def _scored(model: Any, head: nn.Module, batch: Sequence[tuple[tuple[int, ...], 
     longest = max(map(len, texts))
     ids = torch.tensor([[*text, *[0] * (longest - len(text))] for text in texts], device=device)
     # The state before a token predicts it.
-    rows = torch.cat([torch.full((len(answer),), row) for row, (_, answer) in enumerate(batch)]).to(device)
-    places = torch.cat([torch.arange(len(p) - 1, len(p) + len(a) - 1) for p, a in batch]).to(device)
-    wanted = torch.tensor([token for _, answer in batch for token in answer], device=device)
+    rows = torch.cat([torch.full((len(answer),), row) for row, (_, answer) in enumerate(batch)])
+    places = torch.cat([torch.arange(len(p) - 1, len(p) + len(a) - 1) for p, a in batch])
+    wanted = torch.tensor([token for _, answer in batch for token in answer])
 
     def only_answers(_module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor]:
-        return (args[0][rows, places][:, None],)
+        states = args[0]  # of several GPUs, the head's inputs are on the last
+        return (states[rows.to(states.device), places.to(states.device)][:, None],)
 
     handle = head.register_forward_pre_hook(only_answers)
     try:
@@ -101,8 +104,9 @@ def _scored(model: Any, head: nn.Module, batch: Sequence[tuple[tuple[int, ...], 
             logits = model(input_ids=ids, use_cache=False).logits[:, 0].float()
     finally:
         handle.remove()
-    scores = logits.log_softmax(-1).gather(1, wanted[:, None])[:, 0].split([len(answer) for _, answer in batch])
-    return torch.stack([torch.stack([one.mean(), one.min()]) for one in scores])
+    scores = logits.log_softmax(-1).gather(1, wanted.to(logits.device)[:, None])[:, 0]
+    answers = scores.split([len(answer) for _, answer in batch])
+    return torch.stack([torch.stack([one.mean(), one.min()]) for one in answers])
 
 
 def token_log_probabilities(model: Any, token_ids: Sequence[Sequence[int]]) -> tuple[np.ndarray, ...]:

@@ -22,6 +22,7 @@ from src.errors import (
 from src.models.adapters_in_force import attach_adapter, check_peft_is_here, linear_shapes
 
 Quantization = Literal["8bit", "4bit"]
+_ROOM = 1.3  # of a GPU's memory beside the weights, for reading and answering: so much in all for each byte of them
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
@@ -180,8 +181,16 @@ class ModelLoader:
         if self.device_map is not None:
             return {"device_map": self.device_map}
         if torch.cuda.is_available():
-            return {"device_map": "auto"}
+            return {"device_map": self._gpus(quantization)}
         return {} if quantization is None else {"device_map": {"": "cpu"}}
+
+    def _gpus(self, quantization: Quantization | None) -> Any:
+        """The GPU with the most free memory where it holds the model; else all of them ("auto" always takes all)."""
+        free = [torch.cuda.mem_get_info(device)[0] for device in range(torch.cuda.device_count())]
+        needed = sum(p.numel() * p.element_size() for p in self._empty_model().parameters())
+        share = {"8bit": 0.5, "4bit": 0.25}.get(quantization or "", 1.0)
+        place = free.index(max(free))
+        return {"": place} if needed * share * _ROOM <= free[place] else "auto"
 
     def _where(self) -> dict[str, Any]:
         return {"revision": self.revision} if self.revision else {}

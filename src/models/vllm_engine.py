@@ -4,11 +4,11 @@ vLLM keeps its own copy of the weights beside the model that states are read fro
 answer and every setting, so that nothing of its own defaults comes in; what it says is read as ours is.
 """
 
+import importlib.util
 import logging
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -182,7 +182,7 @@ def check_vllm(model: Any, adapters: Sequence[str] = ()) -> None:
     """Raises as `start_vllm` before anything is loaded; the model may be one without weights, adapters are folders."""
     from src.models.extraction.fingerprint import quantization_of
 
-    if find_spec("vllm") is None:
+    if importlib.util.find_spec("vllm") is None:
         raise MissingExtraError("vLLM library not installed. Install it as docs.vllm.ai says for your hardware.")
     if quantization := quantization_of(model):
         raise ConfigError(

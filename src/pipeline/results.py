@@ -83,9 +83,9 @@ def data_facts(questions: Questions, splits: Splits) -> dict[str, Any]:
         subjects[example.subject] = subjects.get(example.subject, 0) + 1
     return {
         "n": len(examples),
-        "sha256": files.sha256_of_json([
-            *([one.id, one.prompt, list(one.continuations)] for one in examples), *map(astuple, questions.given)
-        ]),
+        "sha256": files.sha256_of_json(
+            [*([one.id, one.prompt, list(one.continuations)] for one in examples), *map(astuple, questions.given)]
+        ),
         "chance": questions.chance,
         "subjects": subjects,
         "splits": {name: len(getattr(splits, name)) for name in SPLITS},

@@ -162,7 +162,7 @@ def spread(portions: Sequence[Any], worker: type, spec: Any, *, workers: int, gp
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # max_task_retries has no other way in yet
         done = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
-            _Actor, fn_constructor_args=(worker, spec), batch_size=1, num_cpus=_CPUS,
+            _Actor, fn_constructor_args=(worker, spec, gpus), batch_size=1, num_cpus=_CPUS,
             num_gpus=gpus or None, compute=ray.data.ActorPoolStrategy(size=workers),
             max_task_retries=_TRIES_AGAIN,
         )  # fmt: skip
@@ -192,7 +192,9 @@ class _Actor:
     Ray would try again what raises, and hand its text over in a chain of its own errors.
     """
 
-    def __init__(self, worker: type, spec: Any):
+    def __init__(self, worker: type, spec: Any, gpus: int):
+        if not gpus:  # Ray leaves all of a node's GPUs visible to whoever asked for none
+            os.environ["CUDA_VISIBLE_DEVICES"] = ""
         self._worker = worker(spec)
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

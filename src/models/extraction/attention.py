@@ -81,6 +81,8 @@ def _attend(
 ) -> tuple[Tensor, None]:
     """The interface's signature: query (1, heads, T, d), key and value (1, kv heads, T, d) -> (1, T, heads, d)."""
     packed = _checked(packed, attention_mask, options)
+    if value.shape[-1] != query.shape[-1]:
+        raise NotPackable(f"its values are {value.shape[-1]} wide, and its queries {query.shape[-1]}")
     layer = module.layer_idx
     if packed.recorded is not None:
         packed.recorded[layer] = (key, value)
@@ -93,6 +95,8 @@ def _attend(
     if varlen.has_kernel(query):
         window, lengths = sliding_window, packed.lengths
         return varlen.attend(lengths, query, key, value, prefix, scaling, window=window, last=last), None
+    if query.device.type == "cuda" and query.dtype == torch.bfloat16 and not varlen.is_new(query.device):
+        raise NotPackable("this GPU's kernels know no bfloat16")
     if prefix is None:
         return _own(packed, query, key, value, scaling, window=sliding_window, last=last), None
     return _own_and_shared(packed, query, key, value, prefix, scaling, last=last), None

@@ -36,7 +36,7 @@ def bytes_per_token(model: Any, parts: Anatomy, *, with_head: bool) -> int:
 def token_budget(model: Any, parts: Anatomy, *, with_head: bool) -> int:
     """Tokens of one pass: a power of two that takes at most half of the free memory."""
     device = _device(model)
-    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else machine.free_memory()
+    free = _free_on_gpu(device) if device.type == "cuda" else machine.free_memory()
     budget = _MOST_TOKENS.get(device.type, _MOST_TOKENS["cpu"])
     if free is None:
         return budget
@@ -44,6 +44,12 @@ def token_budget(model: Any, parts: Anatomy, *, with_head: bool) -> int:
     while budget > _FEWEST_TOKENS and budget * needed > _SHARE_OF_MEMORY * free:
         budget //= 2
     return budget
+
+
+def _free_on_gpu(device: torch.device) -> int:
+    """Bytes that torch can still use there: those of nobody, and what it holds without using it."""
+    kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return torch.cuda.mem_get_info(device)[0] + kept
 
 
 def block_operations(model: Any, parts: Anatomy, modules: Sequence[nn.Module] | None = None) -> int:

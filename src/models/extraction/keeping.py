@@ -3,7 +3,7 @@
 import contextlib
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import Self
@@ -58,7 +58,7 @@ class Keeper:
             ModelError: an earlier pass held a number that is not finite.
             CacheError: the cache is required and cannot be written.
         """
-        self._waiting.append(self._memory.submit(self._store, places, rows))
+        self._waiting.append(self._memory.submit(self._store, places, rows, _computed(rows)))
         while len(self._waiting) > _MOST_WAITING:
             self._waiting.popleft().result()
 
@@ -76,7 +76,9 @@ class Keeper:
             for waiting in (*self._waiting, *self._writing):
                 waiting.result()
 
-    def _store(self, places: np.ndarray, rows: Mapping[str, Tensor]) -> None:
+    def _store(self, places: np.ndarray, rows: Mapping[str, Tensor], computed: Sequence[torch.Event]) -> None:
+        for event in computed:
+            event.synchronize()
         here = {name: values.cpu() for name, values in rows.items()}
         if self._all_finite:
             _refuse_what_is_not_finite(here)
@@ -110,6 +112,12 @@ class Keeper:
             keys = [key for some, _ in parts for key in some]
             if self._cache is not None:
                 self._cache.write(keys, {name: [rows[name] for _, rows in parts] for name, _ in kind})
+
+
+def _computed(rows: Mapping[str, Tensor]) -> Sequence[torch.Event]:
+    """What says when these are computed: another thread's copy waits for its own stream only, not for the caller's."""
+    devices = {values.device for values in rows.values() if values.is_cuda}
+    return [torch.cuda.current_stream(device).record_event() for device in devices]
 
 
 def _refuse_what_is_not_finite(rows: Mapping[str, Tensor]) -> None:

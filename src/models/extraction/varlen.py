@@ -1,19 +1,31 @@
 """Packed attention on a GPU: torch's kernel for texts of several lengths, one call for all of them."""
 
+import inspect
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 _OLDEST = (8, 0)  # compute capability of Ampere, which the kernel needs
-_WIDEST_HEAD = 256
+_WIDEST_HEAD, _HEAD_STEP = 256, 8
+
+
+def is_new(device: torch.device) -> bool:
+    """Whether a GPU is of the generation of Ampere or later."""
+    return torch.cuda.get_device_capability(device) >= _OLDEST
 
 
 def has_kernel(query: Tensor) -> bool:
     """Whether the kernel takes queries of this kind."""
     if query.device.type != "cuda" or query.dtype not in (torch.float16, torch.bfloat16):
         return False
-    return query.shape[-1] <= _WIDEST_HEAD and torch.cuda.get_device_capability(query.device) >= _OLDEST
+    width = query.shape[-1]
+    if width > _WIDEST_HEAD or width % _HEAD_STEP or not is_new(query.device):
+        return False
+    from torch.nn.attention import varlen
+
+    # The first versions of it knew neither windows nor fewer heads of keys than of queries.
+    return {"window_size", "enable_gqa"} <= inspect.signature(varlen.varlen_attn).parameters.keys()
 
 
 def attend(
