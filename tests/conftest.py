@@ -8,6 +8,7 @@ import pytest
 # Two workers on two cores: BLAS threads of one would wait for those of the other. Read when numpy is first imported,
 # and inherited by the processes that tests start.
 os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"))
+os.environ["CUDA_VISIBLE_DEVICES"] = ""  # what is compared with was computed on a CPU
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 CORPUS = [

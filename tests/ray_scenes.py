@@ -87,6 +87,7 @@ def a_cluster_of_others(folder: str) -> dict:
              "--include-dashboard=false"]  # fmt: skip
     theirs = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     os.environ |= theirs
+    os.environ.pop("CUDA_VISIBLE_DEVICES", None)  # with it, Ray would have none to give
     there = subprocess.Popen([str(Path(sys.executable).parent / start[0]), *start[1:]], stdout=subprocess.DEVNULL)
     os.environ["RAY_ADDRESS"] = address = "127.0.0.1:6399"
     try:

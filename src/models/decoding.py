@@ -93,7 +93,7 @@ def generate(
         output = model.generate(
             input_ids=ids, attention_mask=mask, do_sample=False, num_beams=1, max_new_tokens=room,
             pad_token_id=padding, logits_processor=processors, tokenizer=tokenizer, return_dict_in_generate=False,
-            temperature=None, top_p=None, top_k=None, **options,
+            temperature=None, top_p=None, top_k=None, disable_compile=True, **options,
         )  # fmt: skip
     steps = chosen.steps(output)
     tokens = torch.full((len(rows), width), -1, dtype=torch.int32)
