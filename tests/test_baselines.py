@@ -102,18 +102,46 @@ def test_without_validation_items_c_is_the_best_over_the_probes_folds():
     np.testing.assert_allclose(found.predict(np.arange(300)), peer.predict_proba(X)[:, 1], atol=1e-5)
 
 
+def knowing(knows, correct, rng):
+    """A model whose own log-odds of being right are `knows`, (n,)."""
+    n = len(knows)
+    return Asked(
+        answers=tuple("AB"[row % 2] for row in range(n)), correct=correct, confidence=expit(knows),
+        signals={"margin": knows}, places=(Place("last_prompt", "block.0"),),
+        hidden=(knows[:, None, None] + rng.standard_normal((n, 1, 3))).astype(np.float32), status=("answered",) * n,
+        marks=(), elsewhere={}, truncated=0,
+    )  # fmt: skip
+
+
+def test_the_own_probability_is_recalibrated_on_val_alone():
+    """Log-odds twice too large: Platt scaling gets back what they should be, whatever the other splits' labels say."""
+    rng = np.random.default_rng(0)
+    truth = rng.standard_normal(6000) + 0.3
+    y = (rng.random(6000) < expit(truth)).astype(float)
+    splits = Splits(*np.split(np.arange(6000), [40, 3040, 3080]), groups=np.arange(6000))
+    examples = tuple(Example(f"What is {row}?", "A", ("x", "y"), "", f"prompt {row}") for row in range(6000))
+
+    def test_of(correct, labels=y):
+        asked = knowing(2 * truth, np.where(np.isin(np.arange(6000), splits.val), labels, correct), rng)
+        return probing.fit_scorers(asked, examples, splits, seed=0, repeats=2, label="base").test
+
+    # All else is right: no probe, and the same recalibration.
+    one, other = test_of(y), test_of(np.ones(6000))
+    assert "probe" in one
+    assert "probe" not in other
+    np.testing.assert_array_equal(one["own_recalibrated"], other["own_recalibrated"])
+    np.testing.assert_allclose(one["own_recalibrated"], expit(truth[splits.test]), atol=0.05)
+    assert roc_auc_score(y[splits.test], one["own_recalibrated"]) == roc_auc_score(y[splits.test], one[probing.OWN])
+    assert "own_recalibrated" not in test_of(y, labels=np.ones(6000))
+
+
 @pytest.mark.parametrize("few", [True, False])
 def test_every_baseline_is_fitted_to_the_rows_of_the_probe(few, monkeypatch):
     n = 200
     rng = np.random.default_rng(0)
     knows = rng.standard_normal(n)
     examples = tuple(Example(f"What is {row}?", "A", ("x", "y"), "ab"[row % 2], f"prompt {row}") for row in range(n))
-    asked = Asked(
-        answers=tuple("AB"[row % 2] for row in range(n)), correct=(knows > 0).astype(float), confidence=expit(knows),
-        signals={"margin": knows}, places=(Place("last_prompt", "block.0"),),
-        hidden=(knows[:, None, None] + rng.standard_normal((n, 1, 3))).astype(np.float32), status=("answered",) * n,
-        marks=(), elsewhere={}, truncated=0,
-    )  # fmt: skip
+    asked = knowing(knows, (knows > 0).astype(float), rng)
     rows = np.split(rng.permutation(n), [100, 130, 150])
     splits = Splits(*rows, groups=np.arange(n) + 1000)
     monkeypatch.setattr("src.probes.sweep.CROSS_VALIDATED_BELOW", 2000 if few else 0)

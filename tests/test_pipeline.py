@@ -73,7 +73,7 @@ def test_base_against_tuned_leaves_everything_a_person_needs(both):
     assert set(results["variants"]) == {"base", "tuned"}
     for variant in results["variants"].values():
         main = {"probe", "own_probability", "text_only", "shuffled_labels"}
-        baselines = {"surface", "subject_mean", "entropy", "margin", "choice_mass"}
+        baselines = {"own_recalibrated", "surface", "subject_mean", "entropy", "margin", "choice_mass"}
         assert set(variant["scores"]) == main | baselines
         assert all(set(variant["scores"][name]) == {"all"} for name in baselines)
         assert set(variant["scores"]["probe"]) == {"all", "one", "two"}

@@ -23,6 +23,7 @@ from src.report import (
     words,
 )
 from src.report.drawings import drawn_models
+from src.report.findings import about_scale
 from src.report.plots.style import COLORS, MARKERS, axes, finish, looks, plain
 from src.report.svg import svg
 from src.report.words import short_name
@@ -311,6 +312,23 @@ def test_the_terminal_says_what_can_be_promised_what_is_gained_and_where_models_
     assert "the probe adds +.100 [+.050, +.150] nats" in shown
     assert "130 test questions that only one of the two got right" in shown
     assert "the probe adds +.100 [+.050, +.150] nats" in render_summary(told, "report.html")
+
+
+@pytest.mark.parametrize(
+    ("own", "scaled", "told"),
+    [(0.14, 0.02, "it is a matter of scale."), (0.14, 0.09, "that is not a matter of scale alone."), (0.04, 0.02, "")],
+)
+def test_how_much_of_a_miscalibration_is_scale_is_said_where_there_is_some(own, scaled, told):
+    variant = copy.deepcopy(example_results(tuned=False)["variants"]["base"])
+    scores = variant["scores"]
+    assert about_scale(variant) == []  # as in runs from before there was such a number
+    scores["own_recalibrated"] = {"all": copy.deepcopy(scores["own_probability"]["all"])}
+    for name, ece in (("own_probability", own), ("own_recalibrated", scaled)):
+        scores[name]["all"]["ece"] |= {"value": ece, "calibrated_mean": 0.03, "calibrated_q95": 0.05}
+    said = about_scale(variant)
+    assert [told in sentence and f"in place of .{own * 1000:.0f}" in sentence for sentence in said] == [True] * bool(
+        told
+    )
 
 
 def test_runs_compared_show_every_model_and_what_differs():

@@ -14,7 +14,7 @@ from src.evaluation.intervals import Estimate, interval, score
 from src.evaluation.resampling import METRICS
 from src.pipeline.judging import ALL, ANSWERED, Judge, Judged
 from src.pipeline.numbers import beyond_floors, honest, number, with_p_values
-from src.pipeline.probing import OWN, PROBE, TEXT
+from src.pipeline.probing import OWN, PROBE, RECALIBRATED, TEXT
 
 OTHER_PROBE = "other_probe"
 
@@ -30,7 +30,8 @@ def advantages(judge: Judge, judged: Judged) -> dict[str, Any]:
         found = difference(scored[other][name], scored[PROBE][name], "auroc").estimate
         return Difference(found, delong_test(p[PROBE][part], p[other][part], y[part], judge.groups[part]))
 
-    others = [scorer for scorer in scored if scorer != PROBE]
+    # Recalibrated, the own probability ranks as before.
+    others = [scorer for scorer in scored if scorer not in (PROBE, RECALIBRATED)]
     found: dict[str, dict[str, Any]] = {f"{PROBE}_over_{other}": {} for other in others}
     for name in judge.parts:
         if name in (ALL, ANSWERED):  # corrected for the number of scorers

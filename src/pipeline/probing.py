@@ -9,6 +9,7 @@ import numpy as np
 from src.data.example import Example
 from src.data.splits import Splits
 from src.errors import ConfigError
+from src.evaluation.recalibration import fit_platt
 from src.pipeline.asked import Asked
 from src.probes.baselines import Surface, fit_signal, fit_surface, subject_means
 from src.probes.encoded import Encoded, Items
@@ -19,6 +20,7 @@ from src.probes.sweep import Family, Sweep, can_be_fitted, sweep_places, to_choo
 from src.probes.text_only import fit_text_only
 
 PROBE, OWN, TEXT, SURFACE, SUBJECT = "probe", "own_probability", "text_only", "surface", "subject_mean"
+RECALIBRATED = "own_recalibrated"
 
 
 @dataclass(frozen=True)
@@ -27,8 +29,8 @@ class Probed:
 
     Attributes:
         splits: the rows of each split among all questions.
-        test: scorer -> (n_test,): "own_probability", and where they could be fitted "probe", "text_only", "surface"
-            (letter, length, subject), "subject_mean" and the signals of `Asked`.
+        test: scorer -> (n_test,): "own_probability", and where they could be fitted "own_recalibrated" (on val),
+            "probe", "text_only", "surface" (letter, length, subject), "subject_mean" and the signals of `Asked`.
         val, calibration: scorer -> (n_val,) and (n_calibration,), of the first three. Val has chosen the probe's layer
             and C or, of few questions (`to_choose_with`), is trained on too: then these are said by fits that were
             made without these very questions, NaN where there is none. Calibration has chosen nothing.
@@ -115,6 +117,7 @@ def fit_scorers(
     if missing := _why_not(first, second):
         test, val, calibration = _predicted({OWN: own}, splits)
         none = np.empty((0, splits.test.size))
+        test |= _recalibrated(asked, splits)
         return Probed(splits, test, val, calibration, np.empty(0), np.empty(0), none, none, None, missing)
     train, val = to_choose_with(first, second)
     sweep = sweep_places(asked.places, train, val, families=families, progress=f"{label}: probes")
@@ -136,7 +139,7 @@ def fit_scorers(
         train_probe = out_of_fold_predictions(first, second, place, seed=seed, family=family)
     return Probed(
         splits=splits,
-        test=test | _baselines(asked, examples, splits.test, fitting),
+        test=test | _recalibrated(asked, splits) | _baselines(asked, examples, splits.test, fitting),
         val=val_said,
         calibration=calibration,
         train_own=own(splits.train),
@@ -161,6 +164,14 @@ def _predicted(
         {name: scorer(rows) if rows.size else np.empty(0) for name, scorer in scorers.items()}
         for rows in (splits.test, splits.val, splits.calibration)
     ]
+
+
+def _recalibrated(asked: Asked, splits: Splits) -> dict[str, np.ndarray]:
+    """The own probability after Platt scaling on val: how much of its miscalibration is a matter of scale."""
+    right = asked.correct[splits.val]
+    if len(set(right)) < len((0, 1)):
+        return {}
+    return {RECALIBRATED: fit_platt(asked.confidence[splits.val], right)(asked.confidence[splits.test])}
 
 
 @dataclass(frozen=True)

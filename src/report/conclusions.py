@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from src.report.adapters import are_several, by_step, verdict_over_adapters
-from src.report.findings import about_probe, promised, text_and_control
+from src.report.findings import about_probe, about_scale, promised, text_and_control
 from src.report.words import LEVEL, SMALL_N, clear, excludes_zero, figure, percent, percent_interval, with_interval
 
 Results = Mapping[str, Any]
@@ -28,7 +28,7 @@ def verdict(results: Results) -> list[str]:
     else:
         sentences.append(_knows(last, "The model"))
     sentences += inconclusive + _unreadable(results) + _trained_on(results)
-    sentences += about_probe(last, name)
+    sentences += about_scale(last) + about_probe(last, name)
     sentences += promised(last) + _told_apart(results) + text_and_control(last)
     return sentences + _too_few(results)
 

@@ -29,6 +29,23 @@ def about_probe(variant: Variant, name: str) -> list[str]:
     return against + sentences(variant) + _gain(variant) + _beaten(variant) if against else []
 
 
+def about_scale(variant: Variant) -> list[str]:
+    """How much of the own probability's miscalibration two numbers take away; nothing where there is hardly any."""
+    own, scaled = (
+        variant["scores"].get(name, {}).get("all") for name in ("own_probability", "own_recalibrated")
+    )  # fmt: skip
+    if not scaled or own["ece"]["value"] <= own["ece"]["calibrated_q95"]:
+        return []
+    left = scaled["ece"]["value"] > scaled["ece"]["calibrated_q95"]
+    return [
+        f"Recalibrated on {variant['splits']['val']:,} validation questions (Platt scaling), its own probability has "
+        f"an ECE of {figure(scaled['ece']['value'])} in place of {figure(own['ece']['value'])} (perfect calibration: "
+        f"{figure(scaled['ece']['calibrated_mean'])}), and a log loss of {figure(scaled['nll']['value'])} in place of "
+        f"{figure(own['nll']['value'])}: "
+        + ("that is not a matter of scale alone." if left else "it is a matter of scale.")
+    ]
+
+
 def text_and_control(variant: Variant) -> list[str]:
     """What the text alone tells, and the shuffled labels."""
     return _text_only(variant) + _control(variant)

@@ -7,6 +7,7 @@ from typing import Any
 SCORERS = {
     "probe": "Probe of the hidden states",
     "own_probability": "The model's own probability",
+    "own_recalibrated": "The same, recalibrated on validation",
     "text_only": "The question's text alone",
     "surface": "Letter, length and subject alone",
     "subject_mean": "The subject's mean accuracy",
@@ -23,6 +24,7 @@ SCORERS = {
 SHORT = {
     "probe": "probe",
     "own_probability": "own probability",
+    "own_recalibrated": "own, recalibrated",
     "text_only": "text only",
     "surface": "letter, length, subject",
     "subject_mean": "subject mean",
