@@ -62,6 +62,7 @@ def test_the_yaml_of_the_design_and_of_the_guide_loads_as_it_stands(shared, page
         ("model.name", "", "model.name is '', but it must not be empty."),
         ("model.name", None, "model.name is null, but a text is needed"),
         ("model.adapters", ["a", "./a"], "model.adapters names one folder twice: 'a' and './a'. Leave one out."),
+        ("model.adapters", ["tinker://x/external_weights/y"], "make one with confprobe download CHECKPOINT m FOLDER"),
         ("model.adapters", "a", "model.adapters is 'a', but a list is needed, such as [a]."),
         ("model.quantization", "16bit", "model.quantization is '16bit', but allowed is '8bit' or '4bit'."),
         ("run.workers", 2, "run.workers is 2, and the local engine has one: set run.engine: ray, or leave it out."),

@@ -5,6 +5,7 @@ import csv
 import inspect
 import os
 import re
+import runpy
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -223,3 +224,15 @@ def test_the_page_about_settings_is_up_to_date():
     finally:
         sys.path.remove("experiments")
     assert PAGE.read_text(encoding="utf-8") == page()
+
+
+@pytest.mark.slow
+def test_the_page_of_probes_runs(tmp_path, capsys):
+    code = "\n".join(blocks(Path("docs/probes.md"), "python")).replace('"probes/mine"', repr(str(tmp_path / "mine")))
+    (tmp_path / "page.py").write_text(code)
+    found = runpy.run_path(str(tmp_path / "page.py"))
+    assert {"probe.json", "probe.safetensors", "README.md"} == {path.name for path in (tmp_path / "mine").iterdir()}
+    said = found["SavedProbe"].from_pretrained(tmp_path / "mine").predict(found["states"][:1])[0]
+    assert found["confidence"] == pytest.approx(said, abs=1e-5)
+    assert found["text"] == found["choices"][0][int(found["answers"].chosen[0])].strip()
+    assert len(capsys.readouterr().out.splitlines()) == 3

@@ -9,7 +9,10 @@ from typing import NoReturn
 from src import storage
 from src.errors import CredentialsError, DownloadError, IntegrityError, MissingFileError, ProbingError, printable
 
-CODES = "Exit codes: 0 done, 2 usage or configuration, 3 credentials, 4 network, 5 integrity, 130 interrupted."
+CODES = (
+    "Exit codes: 0 done, 1 a disk or pipe failed under the output, 2 usage or configuration, 3 credentials, 4 network, "
+    "5 integrity, 130 interrupted."
+)
 _CREDENTIALS = 3
 DIFFERENT, WRONG = 5, 2  # an adapter that is not what was trained; an installation that does not work
 DEBUG = "CONFPROBE_DEBUG"  # set: tracebacks are shown

@@ -249,6 +249,13 @@ class Config(Section):
         if len({tuple(map(Path, paths)) for paths in named.values()}) > 1:
             found = ", ".join(f"{key} is {', '.join(map(repr, paths))}" for key, paths in named.items())
             raise ValueError(f"these name different adapters: {found}. Make them agree, or leave all but one out")
+        for key in ("model.tinker_lora_path", "model.adapters"):
+            for path in self._named_adapters()[key]:
+                if storage.is_url(path):
+                    raise ValueError(
+                        f"{key} names {path!r}, and an adapter is a folder: make one with confprobe download "
+                        f"CHECKPOINT {self.model.name} FOLDER, and name FOLDER/peft_adapter"
+                    )
         folders: dict[Path, str] = {}
         for path in self.model.adapters:
             place = Path(path).resolve()
