@@ -45,13 +45,10 @@ def forward_padded(
     for row, ids in enumerate(batch):
         padded[row, : len(ids)] = torch.tensor(ids)
 
-    def take(states: Tensor) -> Tensor:
-        if not only_last(batch, windows):
-            return read_windows(states, windows)
-        rows = torch.arange(len(lengths), device=states.device)
-        return states[rows, (lengths - 1).to(states.device)]
-
-    return forward(model, parts, {"input_ids": padded}, take, layers, candidates)
+    read = window_reader(range(0, padded.numel(), padded.shape[1]), windows)
+    return forward(
+        model, parts, {"input_ids": padded}, lambda states: read(states.flatten(0, 1)), layers, candidates
+    )  # fmt: skip
 
 
 def only_last(texts: Sequence[Sequence[int]], windows: Sequence[Windows]) -> bool:
@@ -59,20 +56,23 @@ def only_last(texts: Sequence[Sequence[int]], windows: Sequence[Windows]) -> boo
     return all(wanted == ((len(ids) - 1, len(ids) - 1),) for ids, wanted in zip(texts, windows, strict=True))
 
 
-def read_windows(states: Sequence[Tensor] | Tensor, windows: Sequence[Windows]) -> Tensor:
-    """(rows, d): what each window holds, text by text; all float32 where one of them is a mean.
+def window_reader(begins: Sequence[int], windows: Sequence[Windows]) -> Take:
+    """Makes of states (tokens, d) of a whole pass (rows, d): what each window holds, text by text.
+
+    All are float32 where one of them is a mean: the mean of half-precision states is kept as exact as it is.
 
     Args:
-        states: of each text (tokens, d).
-        windows: where it is read.
+        begins: of each text, its first token among those of the pass.
+        windows: where each text is read, counted from its own first token.
     """
-    means = any(first < last for wanted in windows for first, last in wanted)
-    rows = []
-    for own, wanted in zip(states, windows, strict=True):
-        for first, last in wanted:
-            # The mean of half-precision states is kept as exact as it is.
-            rows.append(own[first : last + 1].float().mean(0) if means else own[last])
-    return torch.stack(rows)
+    stretches = [
+        (begin + first, begin + last)
+        for begin, wanted in zip(begins, windows, strict=True) for first, last in wanted
+    ]  # fmt: skip
+    if all(first == last for first, last in stretches):
+        places = torch.tensor([last for _, last in stretches])
+        return lambda states: states[places.to(states.device)]
+    return lambda states: torch.stack([states[first : last + 1].float().mean(0) for first, last in stretches])
 
 
 def forward(

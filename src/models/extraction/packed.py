@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from src.models.extraction.attention import NotPackable, Segments, packed_attention
-from src.models.extraction.capture import Enough, Windows, block_numbers, forward, only_last, read_windows
+from src.models.extraction.capture import Enough, Windows, block_numbers, forward, only_last, window_reader
 from src.models.extraction.fingerprint import quantization_of
 from src.models.extraction.layers import FINAL_NORM, Anatomy
 
@@ -67,11 +67,9 @@ def forward_packed(
         "packed": segments,
     }
 
-    def take(states: Tensor) -> Tensor:
-        return states[0, ends.to(states.device)] if sparing else read_windows(states[0].split(lengths), windows)
-
+    read = window_reader([0, *(ends[:-1] + 1).tolist()], windows)
     with packed_attention(model), _only_rows(token_wise(parts, top), ends):
-        return forward(model, parts, inputs, take, layers, candidates)
+        return forward(model, parts, inputs, lambda states: read(states[0]), layers, candidates)
 
 
 def shared_beginning(
