@@ -104,7 +104,7 @@ def read(path: Any, size: int | None = None) -> bytes:
 
 @contextlib.contextmanager
 def as_os_error() -> Iterator[None]:
-    """What botocore raises before S3 has answered (no credentials, no connection) is no OSError by itself."""
+    """What botocore (S3) and httpx (hf://) raise before a store has answered is no OSError by itself."""
     try:
         yield
     except unanswered() as error:
@@ -113,5 +113,5 @@ def as_os_error() -> Iterator[None]:
 
 def unanswered() -> tuple[type[Exception], ...]:
     """What is raised by storage that is loaded here before it has answered, and is no OSError."""
-    botocore = sys.modules.get("botocore.exceptions")
-    return (botocore.BotoCoreError,) if botocore else ()
+    known = {"botocore.exceptions": "BotoCoreError", "httpx": "TransportError", "httpx2": "TransportError"}
+    return tuple(getattr(sys.modules[module], name) for module, name in known.items() if module in sys.modules)

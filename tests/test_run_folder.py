@@ -100,6 +100,8 @@ def test_a_folder_of_something_else_is_not_written_to(settings, tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(ConfigError, match="is a file"):
         run(settings | {"run": {"dir": str(tmp_path / "file")}})
+    with pytest.raises(ConfigError, match=r"lies below .*file, which is a file"):
+        folder_state(load_config(settings, {"run.dir": str(tmp_path / "file" / "run" / "of mine")}))
 
 
 @pytest.mark.parametrize("rule", ["resume", "replace"])

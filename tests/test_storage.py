@@ -2,6 +2,8 @@
 
 import json
 import os
+import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -188,3 +190,12 @@ def _numbers(results):
     plain = without_times(json.loads(json.dumps(results)))
     del plain["config"]["run"], plain["config"]["extraction"]["cache_dir"]
     return plain
+
+
+def test_a_store_that_does_not_answer_is_an_os_error_whatever_its_client_raises(monkeypatch):
+    class Unreached(Exception):
+        pass
+
+    monkeypatch.setitem(sys.modules, "httpx", SimpleNamespace(TransportError=Unreached))
+    with pytest.raises(OSError, match=r"^no such host\. Credentials are read"), storage.as_os_error():
+        raise Unreached("no such host.")

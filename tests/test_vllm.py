@@ -4,6 +4,7 @@ import copy
 import importlib.util
 import json
 import shutil
+import sys
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
@@ -119,6 +120,17 @@ def test_a_plan_finds_what_vllm_would_not_serve(model, model_folder, adapter_fol
     about.write_text(json.dumps(json.loads(about.read_text()) | {"alpha_pattern": {"q_proj": 8}}))
     with pytest.raises(ConfigError, match="which vLLM does not take"):
         make_plan(load_config(asked))
+
+
+def test_a_vllm_that_does_not_start_is_one_sentence(model, monkeypatch):
+    def cannot(*_, **__):
+        raise ValueError("To serve at least one request with the model's max seq len,\n16 GiB are needed.")
+
+    there = importlib.util.find_spec
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: there("json" if name == "vllm" else name))
+    monkeypatch.setitem(sys.modules, "vllm", SimpleNamespace(LLM=cannot))
+    with pytest.raises(ConfigError, match=r"vLLM does not start: To serve .* len, 16 GiB are needed\. Let transf"):
+        start_vllm(model, "somewhere")
 
 
 @pytest.mark.parametrize("changes", [{"rank_pattern": {"q_proj": 2}}, {"alpha_pattern": {"q_proj": 8}}, {"r": 513}])

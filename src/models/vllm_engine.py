@@ -124,8 +124,8 @@ def start_vllm(
 
     Raises:
         MissingExtraError: vllm is not installed.
-        ConfigError: a quantised model, which vLLM would round in another way, or generation settings of the model that
-            are not passed on.
+        ConfigError: a quantised model, which vLLM would round in another way, generation settings of the model that are
+            not passed on, or vLLM does not start.
         AdapterError: an adapter that vLLM does not apply as PEFT does.
     """
     folders = tuple((adapters or {}).values())
@@ -133,11 +133,17 @@ def start_vllm(
     from src.models.extraction.tokens import context_length
 
     with machine.environment(_QUIET):
-        engine = import_module("vllm").LLM(
-            model_name, revision=revision, dtype=str(model.dtype).removeprefix("torch."), seed=0,
-            max_model_len=context_length(model), generation_config="vllm", disable_log_stats=True,
-            **_memory(), **_lora(folders),
-        )  # fmt: skip
+        try:
+            engine = import_module("vllm").LLM(
+                model_name, revision=revision, dtype=str(model.dtype).removeprefix("torch."), seed=0,
+                max_model_len=context_length(model), generation_config="vllm", disable_log_stats=True,
+                **_memory(), **_lora(folders),
+            )  # fmt: skip
+        except (ValueError, RuntimeError) as error:  # too little memory for one text of the whole context, say
+            reason = " ".join(str(error).split()).rstrip(".")
+            raise ConfigError(
+                f"vLLM does not start: {reason:.500}. Let transformers answer (run.generator)."
+            ) from error
     numbered = {name: (number, folder) for number, (name, folder) in enumerate((adapters or {}).items(), start=1)}
     generator = VllmGenerator(engine, numbered)
     check_in_force(generator, model)

@@ -30,8 +30,10 @@ def folder_state(config: Config) -> str:
     """
     folder, rule = config.folder, config.run.if_exists
     with writing(folder):
-        if folder.exists() and not folder.is_dir():
-            raise ConfigError(f"run.dir {folder} is a file. Choose another folder.")
+        for place in (folder, *folder.parents) if storage.is_local(folder) else (folder,):
+            if place.exists() and not place.is_dir():
+                is_below = "" if place == folder else f"lies below {place}, which "
+                raise ConfigError(f"run.dir {folder} {is_below}is a file. Choose another folder.")
         strangers = _strangers(folder)
         holds_run = _begins_like_ours(folder / CONFIG)
     if not holds_run:

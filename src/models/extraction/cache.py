@@ -70,7 +70,8 @@ class ActivationCache:
                     files.write_json(about, {"format": FORMAT, "model_name": model_name} | dict(context))
         except OSError as error:
             if error.errno not in _FULL_OR_READ_ONLY and not isinstance(error, PermissionError):
-                raise CacheError(f"The cache folder {folder} cannot be used: {error}. Choose another.") from error
+                reason = str(error).rstrip(".")
+                raise CacheError(f"The cache folder {folder} cannot be used: {reason}. Choose another.") from error
             self._give_up(error)
 
     def _give_up(self, error: OSError) -> None:
