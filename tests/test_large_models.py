@@ -15,6 +15,7 @@ from src.models import HiddenStateExtractor, ModelLoader
 from src.models.extraction.fingerprint import fingerprint
 
 TEXTS = ["The capital of France is Paris", "A", "Which of these is the largest number? 12 345 6 7 8 9"]
+MANY = [*TEXTS, *(f"{number} is the largest of these numbers" for number in range(60))]  # more than one pass holds
 
 
 @pytest.fixture
@@ -65,14 +66,14 @@ def test_two_processes_that_share_a_model_read_the_states_of_the_whole(model_fol
     done = subprocess.run(
         [
             sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-addr", "127.0.0.1",
-            "--master-port", str(port), "-m", "tests.parallel_job", str(model_folder), json.dumps(TEXTS),
+            "--master-port", str(port), "-m", "tests.parallel_job", str(model_folder), json.dumps(MANY),
             str(tmp_path / "out"),
         ],
         capture_output=True, text=True, timeout=200, check=False, cwd=Path(__file__).parents[1],
         env=os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
-    states = HiddenStateExtractor(*whole).extract(TEXTS, "all")
+    states = HiddenStateExtractor(*whole).extract(MANY, "all")
     for rank in range(2):
         found = np.load(tmp_path / f"out.{rank}.npz")
         assert found["split"] > 0

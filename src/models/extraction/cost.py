@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from src import machine
+from src.models.extraction.fingerprint import is_split
 from src.models.extraction.layers import Anatomy
 
 # More tokens at once make a CPU no faster; a GPU needs more to be busy.
@@ -38,12 +39,17 @@ def token_budget(model: Any, parts: Anatomy, *, with_head: bool) -> int:
     device = _device(model)
     free = _free_on_gpu(device) if device.type == "cuda" else machine.free_memory()
     budget = _MOST_TOKENS.get(device.type, _MOST_TOKENS["cpu"])
-    if free is None:
-        return budget
     needed = bytes_per_token(model, parts, with_head=with_head)
-    while budget > _FEWEST_TOKENS and budget * needed > _SHARE_OF_MEMORY * free:
+    while free is not None and budget > _FEWEST_TOKENS and budget * needed > _SHARE_OF_MEMORY * free:
         budget //= 2
-    return budget
+    return _least_of_all(budget, device) if is_split(model) else budget
+
+
+def _least_of_all(budget: int, device: torch.device) -> int:
+    """Of all processes that share a model: each must make the same passes."""
+    least = torch.tensor(budget, device=device)
+    torch.distributed.all_reduce(least, torch.distributed.ReduceOp.MIN)
+    return int(least)
 
 
 def _free_on_gpu(device: torch.device) -> int:

@@ -41,9 +41,14 @@ def fingerprint(model: Any) -> dict[str, Any]:
     }
 
 
+def is_split(model: nn.Module) -> bool:
+    """Whether its matrices are split over processes (tp_plan), which then must make the same passes."""
+    return any(hasattr(parameter, "full_tensor") for parameter in model.parameters())
+
+
 def check_can_be_cached(model: nn.Module) -> None:
     """Raises ModelError for a model whose processes could disagree about what a cache holds."""
-    if any(hasattr(parameter, "full_tensor") for parameter in model.parameters()):
+    if is_split(model):
         raise ModelError(
             "This model is split over processes (tp_plan). They could disagree about what the cache holds, and wait "
             "for each other for ever. Leave cache_dir out."

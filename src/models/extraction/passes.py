@@ -14,7 +14,7 @@ from torch import Tensor
 from src.errors import ModelError
 from src.models.extraction.attention import NotPackable
 from src.models.extraction.capture import NEXT, Windows, forward_padded
-from src.models.extraction.fingerprint import quantization_of
+from src.models.extraction.fingerprint import is_split, quantization_of
 from src.models.extraction.layers import Anatomy
 from src.models.extraction.packed import Prefix, forward_packed, shared_beginning, why_not_packable
 from src.models.extraction.packing import Pack, plan_batches, plan_packs
@@ -121,6 +121,11 @@ def _computed(compute: Compute, job: Job, pack: Pack) -> dict[str, Tensor] | Non
         states = compute(job, pack)
         return {name: values.float() for name, values in states.items()} if job.means else states
     except torch.OutOfMemoryError as error:
+        if is_split(job.model):
+            raise ModelError(
+                "A GPU's memory is full, and the processes that share this model cannot go on with fewer tokens each "
+                "by itself. Give a smaller token_budget."
+            ) from error
         if len(pack.rows) == 1:
             raise ModelError(
                 f"A text of {len(job.texts[pack.rows[0]]):,} tokens does not fit into the GPU's memory beside the "
