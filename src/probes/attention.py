@@ -7,10 +7,11 @@ import numpy as np
 from scipy.optimize import minimize
 from scipy.special import expit
 
+from src.probes.choice import Choice
 from src.probes.folds import cross_validated
 from src.probes.probe import Probe
 from src.probes.scaling import Scaling
-from src.probes.solver import HALF_DECADES, PATIENCE, Path, Step, mean_nll
+from src.probes.solver import HALF_DECADES, Path, Step, mean_nll
 from src.probes.states import Sample, States
 from src.probes.tokens import Tokens, TokenStates
 
@@ -91,16 +92,13 @@ class AttentionProbe(Probe):
 
 
 def _along_the_path(fitted: Sample, held_out: Sample) -> list[np.ndarray]:
-    """Log-odds of the held-out answers at each C, up to two without improvement."""
+    """Log-odds of the held-out answers at each C, up to where they have become clearly worse."""
     rows, tokens = _Rows.of(fitted), _tokens_of(held_out.states, held_out.rows)
     said: list[np.ndarray] = []
-    best, waited = np.inf, 0
+    choice = Choice(fitted.weight.sum())
     for C in HALF_DECADES:
         said.append(rows.fitted(C).logit_of(tokens))
-        loss = mean_nll(said[-1], held_out.y, held_out.weight)
-        waited = 0 if loss < best else waited + 1
-        best = min(best, loss)
-        if waited == PATIENCE:
+        if choice.ends(mean_nll(said[-1], held_out.y, held_out.weight)):
             break
     return said
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from src.errors import ScoringError
 from src.probes.batch import Batch
-from src.probes.choice import PATIENCE, Choice
+from src.probes.choice import Choice
 from src.probes.descent import ASKED, MEMORY
 from src.probes.on_device import Layer
 from src.probes.scaling import Scaling
@@ -28,7 +28,7 @@ class LayerFit:
 @dataclass(frozen=True)
 class _Rules:
     grid: tuple[float, ...]
-    patience: int | None
+    whole: bool
     tolerance: float
     max_iter: int
 
@@ -36,8 +36,7 @@ class _Rules:
 def fit_layers(
     states: Any, y: Any, states_val: Any, y_val: Any, *, device: Any, names: Sequence[str] | None = None,
     grid: tuple[float, ...] = HALF_DECADES, sample_weight: Any = None, tolerance: float = 1e-6,
-    patience: int | None = PATIENCE, max_iter: int = 1000, together: int | None = None, rows: Any = None,
-    rows_val: Any = None
+    whole: bool = False, max_iter: int = 1000, together: int | None = None, rows: Any = None, rows_val: Any = None
 ) -> list[LayerFit]:  # fmt: skip
     """What `LinearProbe.fit` finds at each place: C the same, validation loss within 1e-6, P within 1e-4.
 
@@ -46,7 +45,7 @@ def fit_layers(
         y, y_val: targets within [0, 1], of the rows that count.
         device: of torch.
         names: (places,) what messages call the places; None: place 0, place 1, ...
-        grid, sample_weight, tolerance, patience, max_iter: as for `fit_path`.
+        grid, sample_weight, tolerance, whole, max_iter: as for `fit_path`.
         together: places at a time; None: as many as the GPU's free memory holds, and all of them on a CPU.
         rows, rows_val: (n,) which rows of the states count, of which a copy is made a place at a time; None: all.
 
@@ -57,7 +56,7 @@ def fit_layers(
         raise ScoringError("The grid of C is empty.")
     names = [f"place {i}" for i in range(states.shape[1])] if names is None else names
     step = together or _room(torch.device(device), states, len(y), len(y_val))
-    rules = _Rules(grid, patience, tolerance, max_iter)
+    rules = _Rules(grid, whole, tolerance, max_iter)
     fits: list[LayerFit] = []
     for start in range(0, len(names), step):
         layers = []
@@ -93,7 +92,8 @@ class _Course:
     def __init__(self, layer: Layer, rules: _Rules):
         self.steps, self.ended = 0, False
         self.best: tuple[float, Tensor] | None = None
-        self._layer, self._choice, self._grid, self._at = layer, Choice(rules.patience), rules.grid, 0
+        choice = Choice(None if rules.whole else float(layer.weight.sum()))
+        self._layer, self._choice, self._grid, self._at = layer, choice, rules.grid, 0
 
     @property
     def C(self) -> float:

@@ -13,7 +13,7 @@ from scipy.special import expit, logit
 from threadpoolctl import threadpool_limits
 
 from src.errors import ScoringError
-from src.probes.choice import PATIENCE, Choice
+from src.probes.choice import Choice
 from src.probes.descent import Memory, Point, Rows, descend, polish
 from src.probes.row_space import MOST_ROWS, RowSpace
 from src.probes.spectrum import Spectrum
@@ -57,12 +57,11 @@ one_thread = threadpool_limits.wrap(limits=1, user_api="blas")
 @one_thread
 def fit_path(
     X: Any, y: np.ndarray, X_val: Any, y_val: np.ndarray, *, grid: tuple[float, ...] = HALF_DECADES,
-    sample_weight: np.ndarray | None = None, tolerance: float = 1e-6, patience: int | None = PATIENCE,
-    max_iter: int = 1000,
+    sample_weight: np.ndarray | None = None, tolerance: float = 1e-6, whole: bool = False, max_iter: int = 1000
 ) -> Fit:  # fmt: skip
-    """Fit from the strongest penalty to the weakest; stop after two C's without improvement.
+    """Fit from the strongest penalty to the weakest; stop where validation has become clearly worse than at its best.
 
-    A validation loss .01 above the best ends the path too, as soon as it is seen to rise on the way to a C.
+    What that is says `choice.limit`; a loss that is seen to rise beyond it on the way to a C ends the path too.
 
     Args:
         X, X_val: (n, d) standardised features, dense float32 or float64, or sparse.
@@ -71,14 +70,14 @@ def fit_path(
         sample_weight: (n,) positive; None: 1 for each training row.
         tolerance: largest entry of the gradient of the mean loss at the chosen C, in products of float64. On the way
             1e-4 in products of the features' precision is enough.
-        patience: C's without improvement that end the path; None: all of the grid.
+        whole: go along all of the grid, whatever validation says.
         max_iter: limit of steps per C.
 
     Raises:
         ScoringError: one class in training, no validation rows, or an empty grid.
     """
     path = Path(X, y, sample_weight, max_iter=max_iter)
-    best = min(path.walk(X_val, y_val, grid, patience=patience), key=lambda step: step.val_nll)
+    best = min(path.walk(X_val, y_val, grid, whole=whole), key=lambda step: step.val_nll)
     fit = path.finished(best, tolerance)
     return replace(fit, val_nll=mean_nll(X_val @ fit.weight.astype(X.dtype) + fit.bias, y_val))
 
@@ -122,21 +121,21 @@ class Path:
 
     def walk(
         self, X_val: Any, y_val: np.ndarray, grid: tuple[float, ...], *, val_weight: np.ndarray | None = None,
-        patience: int | None = PATIENCE
+        whole: bool = False
     ) -> list[Step]:  # fmt: skip
-        """The C's up to where validation no longer gains; arguments as for `fit_path`."""
+        """The C's up to where validation has become clearly worse; arguments as for `fit_path`."""
         if not y_val.size:
             raise ScoringError("There are no validation rows to choose C with.")
         if not grid:
             raise ScoringError("The grid of C is empty.")
         steps: list[Step] = []
-        choice = Choice(patience)
+        choice = Choice(None if whole else self._total)
 
         def loss(v: np.ndarray) -> float:
             return mean_nll(X_val @ self._weight(v).astype(self._X.dtype) + v[-1], y_val, val_weight)
 
         for C in grid:
-            self.descend(C, (lambda v: choice.hopeless(loss(v))) if patience else None)
+            self.descend(C, None if whole else lambda v: choice.hopeless(loss(v)))
             steps.append(Step(C, self.point, loss(self.point.v)))
             if choice.ends(steps[-1].val_nll):
                 break
