@@ -7,6 +7,7 @@ import shutil
 import struct
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -25,6 +26,7 @@ from src.errors import (
 )
 from src.evaluation.selective import Promise
 from src.probes import (
+    Asking,
     AttentionProbe,
     LinearProbe,
     MeanDifferenceProbe,
@@ -522,3 +524,38 @@ def test_a_probe_that_attends_is_saved_with_its_query(tmp_path):
         IntegrityError, match=r"probe\.safetensors has .* bytes|weight, bias, mean and scale of 8 numbers"
     ):
         SavedProbe.from_pretrained(rewritten(folder, **both))
+
+
+@pytest.mark.parametrize("kind", [LinearProbe, MeanDifferenceProbe, MLPProbe])
+def test_a_frozen_probe_knows_its_own_family_and_c(kind, tmp_path):
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((200, 6))
+    y = (X[:, 0] + rng.standard_normal(200) > 0).astype(float)
+    origin = saved().origin
+    probe = kind(6).fit(X[:150], y[:150], X[150:], y[150:])
+    back = SavedProbe.from_pretrained(
+        probe.frozen(replace(origin, family="logistic", C=None)).save_pretrained(tmp_path / "probe")
+    )
+    assert back.origin.family == kind.family
+    assert getattr(probe, "C_", None) == back.origin.C
+    np.testing.assert_array_equal(back.predict(X), probe.predict(X))
+    with pytest.raises(ScoringError, match="has not been fitted"):
+        kind(6).frozen(origin)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"layer": 4}, r"cannot be saved: 'origin\.layer': Input should be a valid string"),
+        (
+            {"asking": Asking(by="leters")},
+            r"'origin\.asking\.by': Input should be 'generation', 'letters' or 'choices'",
+        ),
+        ({"position": "attention_answer"}, "a probe of logistic that reads attention_answer"),
+    ],
+)
+def test_what_could_not_be_read_again_is_not_saved(changes, message, tmp_path):
+    probe = saved()
+    with pytest.raises(ScoringError, match=message):
+        replace(probe, origin=replace(probe.origin, **changes)).save_pretrained(tmp_path / "probe")
+    assert not (tmp_path / "probe").exists()

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy.special import expit
 
+from src.errors import ConfigError
 from src.evaluation.intervals import score
 from src.evaluation.resampling import question_weights
 from src.pipeline.holding import Margins, judge
@@ -163,3 +164,9 @@ def test_the_rule_is_wrong_in_at_most_a_few_of_many_runs(frozen, realigned, wron
         print(n, {one: verdicts.count(one) for one in sorted(set(verdicts))})
         assert sum(one in wrong for one in verdicts) <= 0.05 * len(verdicts)
     assert sum(one in right for one in verdicts) >= 0.9 * len(verdicts)
+
+
+@pytest.mark.parametrize("margins", [(0.0, 0.02), (0.02, 0.0), (-1.0, 1.0), (float("nan"), 1.0)])
+def test_a_margin_of_nothing_is_refused(margins):
+    with pytest.raises(ConfigError, match="Both must be above 0"):
+        Margins(*margins)

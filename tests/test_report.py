@@ -331,6 +331,20 @@ def test_how_much_of_a_miscalibration_is_scale_is_said_where_there_is_some(own, 
     )
 
 
+@pytest.mark.parametrize(
+    ("value", "low", "high", "p", "told"),
+    [(-0.2, -0.3, -0.1, 0.001, ", clearly more than the probe's"),
+     (0.2, 0.1, 0.3, 0.001, ", clearly less than the probe's"), (-0.2, -0.3, 0.1, 0.2, ""), (-0.2, -0.3, -0.1, 0.2, "")],
+)  # fmt: skip
+def test_whether_the_text_tells_more_than_the_probe_is_said(results, value, low, high, p, told):
+    changed = copy.deepcopy(results)
+    for variant in changed["variants"].values():
+        variant["advantages"]["probe_over_text_only"]["all"] |= {"value": value, "low": low, "high": high, "p_holm": p}
+    (said,) = (sentence for sentence in verdict(changed) if "text alone reaches" in sentence)
+    assert ("clearly" in said.partition(";")[0]) == bool(told)
+    assert told in said
+
+
 def test_runs_compared_show_every_model_and_what_differs():
     shown = printed(print_comparison, example_comparison())
     page = render_comparison(example_comparison())

@@ -23,8 +23,8 @@ def check(
         str | None, typer.Option(help="The model it was fitted on. Default: as the configuration says.")
     ] = None,
     from_adapter: Annotated[str | None, typer.Option(help="Its adapter folder, likewise.")] = None,
-    margin_auroc: Annotated[float, typer.Option(min=0, help="What may be lost to a refit, in AUROC.")] = 0.02,
-    margin_nll: Annotated[float, typer.Option(min=0, help="And in nats a question.")] = 0.02,
+    margin_auroc: Annotated[float, typer.Option(help="What may be lost to a refit, in AUROC.")] = 0.02,
+    margin_nll: Annotated[float, typer.Option(help="And in nats a question.")] = 0.02,
     unlabelled: Annotated[
         bool, typer.Option("--unlabelled", help="Look at no label: say only what the states say.")
     ] = False,
@@ -47,11 +47,11 @@ def check(
 
     own = Named(from_model, from_adapter) if from_model or from_adapter else None
     with interruptible():
+        margins = Margins(margin_auroc, margin_nll)
         plan = plan_check(probe, Named(model, adapter, quantization, dtype), own=own, config=config)
         if dry_run:
             found, show = plan.facts(), print_check_plan
         else:
-            margins = Margins(margin_auroc, margin_nll)
             found = run_check(plan, margins=margins, labelled=not unlabelled, save=save).as_plain()
             show = print_check
     if as_json:

@@ -11,6 +11,7 @@ from typing import Literal
 
 import numpy as np
 
+from src.errors import ConfigError
 from src.evaluation.comparison import difference
 from src.evaluation.intervals import Estimate, Scored
 from src.pipeline.refitting import Step
@@ -27,6 +28,10 @@ class Margins:
 
     auroc: float = 0.02
     nll: float = 0.02
+
+    def __post_init__(self) -> None:
+        if not (self.auroc > 0 and self.nll > 0):
+            raise ConfigError(f"The margins are {self.auroc} in AUROC and {self.nll} nats. Both must be above 0.")
 
 
 @dataclass(frozen=True)

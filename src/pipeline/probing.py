@@ -13,10 +13,11 @@ from src.evaluation.recalibration import fit_platt
 from src.pipeline.asked import Asked
 from src.probes.baselines import Surface, fit_signal, fit_surface, subject_means
 from src.probes.encoded import Encoded, Items
+from src.probes.origin import Family
 from src.probes.part import Part
 from src.probes.refits import half_predictions, out_of_fold_predictions, shuffled_predictions
 from src.probes.states import MIN_ROWS
-from src.probes.sweep import Family, Sweep, can_be_fitted, sweep_places, to_choose_with
+from src.probes.sweep import Sweep, can_be_fitted, sweep_places, to_choose_with
 from src.probes.text_only import fit_text_only
 
 PROBE, OWN, TEXT, SURFACE, SUBJECT = "probe", "own_probability", "text_only", "surface", "subject_mean"

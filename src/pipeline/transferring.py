@@ -16,8 +16,9 @@ from src.pipeline.judging import Judge
 from src.pipeline.judging_elsewhere import HELD_OUT, Tried
 from src.pipeline.probing import OWN, PROBE, Probed, part_of
 from src.pipeline.results import asking_facts
+from src.probes.origin import Family
 from src.probes.part import Part
-from src.probes.sweep import Family, PlaceResult
+from src.probes.sweep import PlaceResult
 from src.probes.transfer import Elsewhere, Grouped, on_val, try_elsewhere
 
 _SPLITS = ("train", "val", "test")

@@ -30,6 +30,7 @@ from src.probes.header import (
     Header,
     bounded,
     broken,
+    check_header,
     check_promises,
     plain_promises,
     promises_of,
@@ -140,11 +141,14 @@ class SavedProbe:
 
         Raises:
             StorageError: it cannot be written, or holds files that are not of a probe.
-            ScoringError: NaN or infinity in the weights.
+            ScoringError: NaN or infinity in the weights, or an origin that says what none can, such as layer=4.
         """
         folder = storage.place(folder).absolute()
         arrays = _as_bytes(self.weights)
         header = _header(self, arrays)
+        check_header(header)
+        if mismatch := _mismatch(self.origin):
+            raise ScoringError(f"This probe cannot be saved: it is {mismatch}.")
         with machine.writing(folder, setting="folder"):
             _refuse_strangers(folder)
             with files.staged_directory(folder) as staging:
@@ -192,12 +196,19 @@ class SavedProbe:
         return upload(self, repo_id, private=private, token=token)
 
 
+def _mismatch(origin: Origin) -> str:
+    """A probe that attends reads every token of an answer, and no other does; "" where that is so."""
+    if (origin.family == "attention") == (origin.position == ATTENTION):
+        return ""
+    return f"a probe of {origin.family} that reads {origin.position}"
+
+
 def read_probe(folder: Path) -> SavedProbe:
     """Read and check the folder of a saved probe. Raises as `SavedProbe.from_pretrained`."""
     header = read_header(folder / HEADER)
     check_promises(header, folder / HEADER)
-    if (header.origin.family == "attention") != (header.origin.position == ATTENTION):
-        raise broken(folder / HEADER, f"a probe of {header.origin.family} that reads {header.origin.position}")
+    if mismatch := _mismatch(header.origin):
+        raise broken(folder / HEADER, mismatch)
     return SavedProbe(
         weights=_read_arrays(folder / ARRAYS, header),
         origin=header.origin,

@@ -1,7 +1,7 @@
 """`AttentionProbe`: where in the answer to look is learnt too."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import numpy as np
 from scipy.optimize import minimize
@@ -14,10 +14,6 @@ from src.probes.scaling import Scaling
 from src.probes.solver import HALF_DECADES, Path, Step, mean_nll
 from src.probes.states import Sample, States
 from src.probes.tokens import Tokens, TokenStates
-
-if TYPE_CHECKING:
-    from src.probes.artifact import SavedProbe
-    from src.probes.origin import Origin
 
 ATTENTION = "attention_answer"  # the position at which every token is read, by this family and no other
 _MOST_STEPS = 100
@@ -63,6 +59,7 @@ class AttentionProbe(Probe):
         val_nll_: its validation loss in nats.
     """
 
+    family = "attention"
     weights_: AttentionWeights
     C_: float
 
@@ -77,12 +74,6 @@ class AttentionProbe(Probe):
         self.C_ = HALF_DECADES[best]
         self.weights_ = _Rows.of(train).fitted(self.C_)
         return out_of_fold
-
-    def frozen(self, origin: "Origin") -> "SavedProbe":
-        """The fitted probe with where it comes from, as `LinearProbe.frozen`."""
-        from src.probes.artifact import SavedProbe
-
-        return SavedProbe(self.weights_, origin)
 
     def _read(self, X: Any, name: str) -> States:
         return Tokens(X, name, self.input_dim)

@@ -85,6 +85,22 @@ def check_promises(header: Header, path: Path) -> None:
             raise broken(path, f"a promise on {one.answered} answers, {one.wrong} of them wrong")
 
 
+def check_header(header: Header) -> None:
+    """Raises ScoringError, naming it, for a value that would not be read again."""
+    try:
+        TypeAdapter(Header).validate_json(json.dumps(header.as_plain()), strict=True)
+    except (ValidationError, TypeError) as error:
+        raise ScoringError(f"This probe cannot be saved: {_first(error)}.") from error
+
+
+def _first(error: ValidationError | TypeError) -> str:
+    if isinstance(error, TypeError):
+        return str(error)
+    first = error.errors(include_url=False)[0]
+    where = ".".join(str(part) for part in first["loc"])
+    return f"{where!r:.200}: {first['msg']:.200} ({first['input']!r:.80})"
+
+
 def recalibration_of(header: Header, path: Path) -> Recalibration | None:
     """As it is used. Raises IntegrityError where there is no such one."""
     try:
@@ -112,9 +128,7 @@ def read_header(path: Path) -> Header:
         # As JSON: strict, and yet a list may become a tuple.
         return TypeAdapter(Header).validate_json(json.dumps(plain), strict=True)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise broken(path, f"{where!r:.200}: {first['msg']:.200} ({first['input']!r:.80})") from error
+        raise broken(path, _first(error)) from error
 
 
 def bounded(path: Path, most: int) -> bytes:

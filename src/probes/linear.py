@@ -2,21 +2,17 @@
 
 import copy
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from src.evaluation.inputs import as_probabilities
-from src.evaluation.recalibration import Method, Recalibration, fit_recalibration
+from src.evaluation.recalibration import Method, fit_recalibration
 from src.probes.folds import cross_validated
 from src.probes.probe import Probe
 from src.probes.scaling import Scaling
 from src.probes.solver import HALF_DECADES, Fit, Path, fit_at, fit_path, probability
 from src.probes.states import Sample, States
-
-if TYPE_CHECKING:
-    from src.probes.artifact import SavedProbe
-    from src.probes.origin import Origin
 
 
 @dataclass(frozen=True)
@@ -61,10 +57,10 @@ class LinearProbe(Probe):
         recalibration_: of its confidences, after `calibrated`; None: they stay as fitted.
     """
 
+    family = "logistic"
     weights_: ProbeWeights
     C_: float
     converged_: bool
-    recalibration_: Recalibration | None = None
 
     def __init__(self, input_dim: int, *, tolerance: float = 1e-6):
         super().__init__(input_dim)
@@ -133,12 +129,6 @@ class LinearProbe(Probe):
         other = copy.copy(self)
         other.recalibration_ = fit_recalibration(p, y, method=method)
         return other
-
-    def frozen(self, origin: "Origin") -> "SavedProbe":
-        """The fitted probe with where it comes from: to save, to share and to use. See `src.probes.artifact`."""
-        from src.probes.artifact import SavedProbe
-
-        return SavedProbe(self.weights_, origin, self.recalibration_)
 
     def _logits(self, states: States) -> np.ndarray:
         return self.weights_.logit_of(states)

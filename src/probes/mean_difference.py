@@ -1,6 +1,6 @@
 """`MeanDifferenceProbe`: from the mean of the wrong answers' states to that of the right ones."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from scipy.special import logit
@@ -11,10 +11,6 @@ from src.probes.probe import Probe
 from src.probes.scaling import Scaling
 from src.probes.solver import fit_at, mean_nll
 from src.probes.states import Sample, States
-
-if TYPE_CHECKING:
-    from src.probes.artifact import SavedProbe
-    from src.probes.origin import Origin
 
 _HARDLY_ANY_PENALTY = 1e4
 
@@ -35,6 +31,7 @@ class MeanDifferenceProbe(Probe):
         val_nll_: the loss in nats on the rows that Platt's numbers were learnt on.
     """
 
+    family = "mean_difference"
     weights_: ProbeWeights
 
     def _fit(self, train: Sample, val: Sample | None, groups: Any) -> np.ndarray | None:
@@ -49,12 +46,6 @@ class MeanDifferenceProbe(Probe):
         if val is not None:
             return None
         return gathered(train, pairs, [slope * along + bias for along, _, _ in held_out])
-
-    def frozen(self, origin: "Origin") -> "SavedProbe":
-        """The fitted probe with where it comes from, as `LinearProbe.frozen`."""
-        from src.probes.artifact import SavedProbe
-
-        return SavedProbe(self.weights_, origin)
 
     def _logits(self, states: States) -> np.ndarray:
         return self.weights_.logit_of(states)

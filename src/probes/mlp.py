@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -11,10 +11,6 @@ from src.probes.probe import Probe
 from src.probes.scaling import Scaling
 from src.probes.solver import mean_nll
 from src.probes.states import Sample, States
-
-if TYPE_CHECKING:
-    from src.probes.artifact import SavedProbe
-    from src.probes.origin import Origin
 
 HIDDEN = 64
 _BATCH, _RATE, _DECAY = 256, 1e-3, 0.1
@@ -64,6 +60,7 @@ class MLPProbe(Probe):
         val_nll_: the validation loss after them, in nats.
     """
 
+    family = "mlp"
     weights_: MLPWeights
     epochs_: int
 
@@ -94,12 +91,6 @@ class MLPProbe(Probe):
             if len(losses) - int(np.argmin(losses)) > _PATIENCE or len(losses) == _MOST_EPOCHS:
                 return said
         return said
-
-    def frozen(self, origin: "Origin") -> "SavedProbe":
-        """The fitted probe with where it comes from, as `LinearProbe.frozen`."""
-        from src.probes.artifact import SavedProbe
-
-        return SavedProbe(self.weights_, origin)
 
     def _logits(self, states: States) -> np.ndarray:
         return self.weights_.logit_of(states)

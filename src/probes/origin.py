@@ -14,6 +14,7 @@ Name = Annotated[str, StringConstraints(max_length=500, pattern=r"^[^\x00-\x1f\x
 Hash = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{16,128}$")]
 Layer = Annotated[str, StringConstraints(pattern=r"^(embeddings|final_norm|block\.[0-9]{1,4})$")]
 Share = Annotated[float, Field(ge=0, le=1)]
+Family = Literal["logistic", "mean_difference", "mlp", "attention"]
 _CLOSED = ConfigDict(extra="forbid")  # read from a file, an unknown key is an error
 
 
@@ -132,6 +133,6 @@ class Origin:
     training_ids: Hash | None = None
     C: Annotated[FiniteFloat, Field(gt=0)] | None = None
     metrics: dict[Name, FiniteFloat | None] = field(default_factory=dict)
-    family: Literal["logistic", "mean_difference", "mlp", "attention"] = "logistic"
+    family: Family = "logistic"
 
     __pydantic_config__ = _CLOSED

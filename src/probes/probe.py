@@ -1,18 +1,20 @@
 """What every probe of this library can do once its family can fit: checks, probabilities, score."""
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any, Self
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
 from src.errors import ScoringError
 from src.evaluation.ranking import Ranked
+from src.evaluation.recalibration import Recalibration
 from src.probes.solver import one_thread, probability
 from src.probes.states import Sample, States
 
 if TYPE_CHECKING:
     from src.probes.artifact import SavedProbe
-    from src.probes.origin import Origin
+    from src.probes.origin import Family, Origin
 
 
 class Probe(ABC):
@@ -22,11 +24,15 @@ class Probe(ABC):
         input_dim: the width d of the states.
 
     Attributes:
+        family: how it is called where families are compared.
         val_nll_: the loss in nats on the rows that something was chosen on.
         out_of_fold_: (n,) P(correct) of the training rows, each said by the fit that did not see its fold; NaN for a
             row that does not count, or whose fold could not be set aside. None where validation rows were given.
     """
 
+    family: ClassVar["Family"]
+    weights_: Any
+    recalibration_: Recalibration | None = None
     val_nll_: float
     out_of_fold_: np.ndarray | None
 
@@ -76,8 +82,7 @@ class Probe(ABC):
     @one_thread
     def decision_function(self, X: Any) -> np.ndarray:
         """(n,) float64 log-odds that the answer is correct."""
-        if not self.fitted:
-            raise ScoringError("This probe has not been fitted: call fit(X, y, X_val, y_val) first.")
+        self._check_fitted()
         return self._logits(self._read(X, "X"))
 
     def predict(self, X: Any) -> np.ndarray:
@@ -89,6 +94,17 @@ class Probe(ABC):
         z = self.decision_function(X)
         return np.column_stack([probability(-z), probability(z)])
 
+    def frozen(self, origin: "Origin") -> "SavedProbe":
+        """The fitted probe with where it comes from: to save, to share and to use. See `src.probes.artifact`.
+
+        The family is this probe's, and where `origin` has no C it is too. Raises ScoringError: it is not fitted.
+        """
+        from src.probes.artifact import SavedProbe
+
+        self._check_fitted()
+        C = getattr(self, "C_", None) if origin.C is None else origin.C
+        return SavedProbe(self.weights_, replace(origin, family=self.family, C=C), self.recalibration_)
+
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """Accuracy of "correct" where P(correct) > .5, as scikit-learn's classifiers score; of shares, its mean."""
         sample = Sample.of(self._read(X, "X"), y, sample_weight, "X", self.input_dim)
@@ -99,9 +115,9 @@ class Probe(ABC):
         """The states as they are given, checked."""
         return States(X, name, self.input_dim)
 
-    @abstractmethod
-    def frozen(self, origin: "Origin") -> "SavedProbe":
-        """The fitted probe with where it comes from: to save, to share and to use. See `src.probes.artifact`."""
+    def _check_fitted(self) -> None:
+        if not self.fitted:
+            raise ScoringError("This probe has not been fitted: call fit(X, y, X_val, y_val) first.")
 
     @abstractmethod
     def _fit(self, train: Sample, val: Sample | None, groups: Any) -> np.ndarray | None:

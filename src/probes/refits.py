@@ -8,8 +8,9 @@ from tqdm.auto import tqdm
 
 from src.errors import ScoringError
 from src.probes.folds import FOLDS
+from src.probes.origin import Family
 from src.probes.part import Part
-from src.probes.sweep import Family, can_be_fitted, fitted
+from src.probes.sweep import can_be_fitted, fitted
 
 SHUFFLES = 20
 _DEALS = 5  # tries for each

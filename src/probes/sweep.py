@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 from tqdm.auto import tqdm
@@ -14,6 +14,7 @@ from src.probes.folds import FOLDS, fold_of_names
 from src.probes.linear import LinearProbe
 from src.probes.mean_difference import MeanDifferenceProbe
 from src.probes.mlp import MLPProbe
+from src.probes.origin import Family
 from src.probes.part import Part
 from src.probes.probe import Probe
 from src.probes.states import MIN_ROWS
@@ -21,7 +22,6 @@ from src.probes.states import MIN_ROWS
 if TYPE_CHECKING:
     from src.probes.layers import LayerFit
 
-Family = Literal["logistic", "mean_difference", "mlp", "attention"]
 CROSS_VALIDATED_BELOW = 2000  # questions: measured in CLAUDE.md
 
 

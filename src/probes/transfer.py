@@ -6,9 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from src.errors import ScoringError
+from src.probes.origin import Family
 from src.probes.part import Part
 from src.probes.states import MIN_ROWS
-from src.probes.sweep import Family, Place, PlaceResult, Sweep, can_be_fitted, sweep_places, to_choose_with
+from src.probes.sweep import Place, PlaceResult, Sweep, can_be_fitted, sweep_places, to_choose_with
 
 Chooser = Callable[[Part, Part], tuple[Part, Part | None]]
 

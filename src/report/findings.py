@@ -121,8 +121,11 @@ def _text_only(variant: Mapping[str, Any]) -> list[str]:
     scores = variant["scores"].get("text_only")
     if not scores:
         return []
-    sentence = f"The question's text alone reaches AUROC {with_interval(scores['all']['auroc'])}"
     ahead = variant["advantages"]["probe_over_text_only"]
+    sentence = f"The question's text alone reaches AUROC {with_interval(scores['all']['auroc'])}"
+    if (lead := ahead["all"])["value"] is not None and excludes_zero(lead) and (lead["p_holm"] or 1.0) < LEVEL:
+        than = "less" if lead["value"] > 0 else "more"
+        sentence += f", clearly {than} than the probe's {figure(variant['scores']['probe']['all']['auroc']['value'])}"
     blind = [
         name for name in subjects(scores)
         if contains(scores[name]["auroc"], 0.5) and ahead[name]["value"] > 0 and (ahead[name]["p_holm"] or 1.0) < LEVEL

@@ -69,10 +69,10 @@ class StatesFile:
         bad = (~states.isfinite().all(-1)).nonzero().tolist()
         if bad:
             token, place = bad[0]
+            more = f", and so do {len(bad) - 1} others that were read" if len(bad) > 1 else ""
             raise DataError(
                 f"{self.path}: the state of token {first + token} in layer number {columns[place]} of the file holds "
-                f"NaN or infinity, and so do {len(bad) - 1} others that were read. float16 overflows: store bfloat16, "
-                "and extract it again."
+                f"NaN or infinity{more}. Extract it again (float16 overflows: store bfloat16 or float32)."
             )
         return states
 
