@@ -334,7 +334,8 @@ def test_how_much_of_a_miscalibration_is_scale_is_said_where_there_is_some(own, 
 @pytest.mark.parametrize(
     ("value", "low", "high", "p", "told"),
     [(-0.2, -0.3, -0.1, 0.001, ", clearly more than the probe's"),
-     (0.2, 0.1, 0.3, 0.001, ", clearly less than the probe's"), (-0.2, -0.3, 0.1, 0.2, ""), (-0.2, -0.3, -0.1, 0.2, "")],
+     (0.2, 0.1, 0.3, 0.001, ", clearly less than the probe's"),
+     (-0.2, -0.3, 0.1, 0.2, ""), (-0.2, -0.3, -0.1, 0.2, "")],
 )  # fmt: skip
 def test_whether_the_text_tells_more_than_the_probe_is_said(results, value, low, high, p, told):
     changed = copy.deepcopy(results)
