@@ -9,19 +9,37 @@ import re
 
 # Whatever moves a terminal's cursor, colours its lines or turns the direction of its text.
 _NOT_PRINTED = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
-# An address with a password (which may hold "/", and is no port), or with a query that lets in whoever has it.
-PRIVATE_URL = (
-    r"(?i:\b[a-z][a-z0-9+.-]*://(?:[^\s/@:]*:(?!\d+(?:/|$))[^\s@]*@|"
-    r"\S*[?&]\S*(?:signature|sig|token|password|secret|api_?key|access_?key)=\S*))"
-)
+# Each pattern takes a time that grows with the text's length and no faster: texts come from anybody. A path made of an
+# address has one "/" left.
+_ADDRESS = re.compile(r"\b[a-z][a-z0-9+.-]{1,31}:/{1,2}(\S+)", re.IGNORECASE)
+_PASSWORD = re.compile(r"[^\s/@:]*:(?!\d+(?:/|$))[^\s@]*@")  # which may hold "/", and is no port
+_SIGNED = re.compile(
+    r"[?&;][^?&;=\s]*(?:signature|sig|token|password|secret|api_?key|access_?key)=", re.IGNORECASE
+)  # fmt: skip
+_KEY = re.compile(r"(?<![\w-])(?:tml-[\w-]{12,}|hf_[A-Za-z0-9]{30,}|sk-[\w-]{32,}|eyJ[\w-]{8,}\.[\w-]{8,})")
 
 
 def printable(text: str) -> str:
     """The text as a terminal may be given it.
 
-    Control characters, but for line ends and tabs, are replaced, and addresses with a password or signature left out.
+    Control characters, but for line ends and tabs, are replaced. Keys, and addresses with a password or a signature,
+    are left out.
     """
-    return re.sub(PRIVATE_URL, "(an address with a secret)", _NOT_PRINTED.sub("\N{REPLACEMENT CHARACTER}", text))
+    clean = _ADDRESS.sub(_without_secret, _NOT_PRINTED.sub("\N{REPLACEMENT CHARACTER}", text))
+    return _KEY.sub("(a key)", clean)
+
+
+def holds_secret(text: str) -> bool:
+    """Whether a key stands in the text, or an address with a password or a signature."""
+    return bool(_KEY.search(text)) or any(map(_is_private, _ADDRESS.finditer(text)))
+
+
+def _without_secret(address: re.Match[str]) -> str:
+    return "(an address with a secret)" if _is_private(address) else address[0]
+
+
+def _is_private(address: re.Match[str]) -> bool:
+    return bool(_PASSWORD.match(address[1]) or _SIGNED.search(address[1]))
 
 
 class ProbingError(Exception):

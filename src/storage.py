@@ -4,11 +4,13 @@ import contextlib
 import os
 import shutil
 import sys
+import tarfile
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
-from src.errors import StorageError
+from src.errors import StorageError, holds_secret, printable
 
 ACCESS = "Credentials are read from where the storage's own tools have them (S3: AWS_PROFILE, AWS_ENDPOINT_URL)."
 
@@ -22,6 +24,8 @@ def place(where: str | Path) -> Path:
         StorageError: a URL of no kind of storage that can be used from here, or of a file on another host.
     """
     url = str(where)
+    if holds_secret(url):
+        raise StorageError(f"The place {printable(url)} cannot be used: addresses are printed and saved. {ACCESS}")
     if not is_url(url):
         return local(where)
     if url.startswith("file://"):
@@ -33,10 +37,16 @@ def place(where: str | Path) -> Path:
 
     try:
         # A listing that was true a moment ago hides what another worker has written since.
-        found = UPath(url, use_listings_cache=False)
-        found.fs  # noqa: B018 (made now: it may lack a package)
-    except (ImportError, ValueError, TypeError, OSError) as error:
-        raise StorageError(f"{url} is in no storage that can be used from here: {error}.") from error
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of protocols that it takes for this machine's files
+            found = UPath(url, use_listings_cache=False)
+            found.fs  # noqa: B018 (made now: it may lack a package)
+    except (
+        ImportError, ValueError, TypeError, AttributeError, NotImplementedError, OSError, tarfile.TarError
+    ) as error:  # fmt: skip
+        raise StorageError(f"{url} is in no storage that can be used from here: {str(error).rstrip('.')}.") from error
+    if is_local(cast(Path, found)) or not url.partition("://")[2].strip("/") or url.startswith("data:"):
+        raise StorageError(f"{url} names no storage that files can be written to, or no place in it.")
     return cast(Path, found)
 
 

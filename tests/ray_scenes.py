@@ -94,7 +94,8 @@ def a_cluster_of_others(folder: str) -> dict:
         while not listens(6399):
             assert there.poll() is None
         with spreading._cluster(1):
-            spreading.spread(range(5), Worker, Noted(folder, kills=None), workers=1)
+            each = spreading.gpus_of_each(1, None, may_grow=True)
+            spreading.spread(range(5), Worker, Noted(folder, kills=None), workers=1, gpus=each)
             asked, gpus = begun(folder), {"each": gpus_seen(folder)}
             for wanted in (2, 0):
                 spreading.spread([5], Worker, Noted(folder, kills=None), workers=1, gpus=wanted)

@@ -248,3 +248,12 @@ def test_a_batch_that_a_gpu_has_no_room_for_is_answered_in_halves(model, tokeniz
         else:
             with pytest.raises(ModelError, match="One text alone does not fit into the GPU's memory"):
                 both()
+
+
+def test_what_is_no_text_is_refused_for_choices_too(model, tokenizer):
+    with pytest.raises(DataError, match="Text 0 holds half of a surrogate pair"):
+        answer_choices(model, tokenizer, ["Which\ud800?"], LETTERS)
+    with pytest.raises(DataError, match="Text 1 holds half of a surrogate pair"):
+        answer_choices(model, tokenizer, ["Which?"], [" A", " \ud800"])
+    with pytest.raises(DataError, match=r"A continuation has [\d,]+ tokens, and the model's context"):
+        answer_choices(model, tokenizer, ["Which?"], [" A", " x" * 20_000])

@@ -1,5 +1,6 @@
 """Finished runs against each other: on the questions that they share, paired, and corrected for their number."""
 
+import itertools
 import json
 
 import numpy as np
@@ -139,3 +140,24 @@ def test_what_cannot_be_compared_is_said(tmp_path):
         compare_runs([one, other])
     with pytest.raises(ConfigError, match=r"holds no results.json"):
         compare_runs([one, tmp_path])
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        *itertools.product(["correct", "own_probability", "probe"], [2.0, "yes"]),
+        ("correct", None),
+        ("own_probability", None),
+    ],
+)
+def test_an_answers_table_of_somebody_else_is_one_error(tmp_path, column, value):
+    copies = [finished_run(tmp_path / name, seed=n) for n, name in enumerate("ab")]
+    path = copies[1] / "answers.parquet"
+    table = parquet.read_table(path)
+    place = table.column_names.index(column)
+    parquet.write_table(table.set_column(place, column, pa.array([value] * len(table))), path)
+    with pytest.raises(ConfigError, match=f"the column '{column}' holds what no run writes there"):
+        compare_runs(copies)
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(ConfigError, match=r"answers\.parquet cannot be read"):
+        compare_runs(copies)

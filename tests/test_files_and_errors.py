@@ -11,6 +11,7 @@ import pickle
 import pytest
 
 from src import errors, files
+from src.errors import holds_secret, printable
 
 
 class FailingFs:
@@ -101,3 +102,27 @@ def test_every_error_is_also_a_stdlib_error_and_survives_pickling():
         copy = pickle.loads(pickle.dumps(error("what happened")))  # noqa: S301
         assert type(copy) is error
         assert str(copy) == "what happened"
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("no file at s3://KEY:PASS/word@b/x.", "no file at (an address with a secret)"),
+        (
+            "There is no folder https:/u:SECRETPASS@h/x of states",
+            "There is no folder (an address with a secret) of states",
+        ),
+        ("https://h/a?b=c&X-Amz-Signature=dead", "(an address with a secret)"),
+        ("token hf_" + "a" * 34, "token (a key)"),
+        ("s3://bucket/x https://h:80/x abfs://container@account.net/x", None),
+    ],
+)
+def test_what_lets_somebody_in_is_never_printed(text, shown):
+    assert printable(text) == (text if shown is None else shown)
+    assert holds_secret(text) == (shown is not None)
+
+
+def test_looking_for_secrets_takes_no_longer_than_the_text():
+    """Patterns that look back from every place would take hours for these."""
+    for unit in ("a://?", "a://", "?token", "ab:/?", "hf_", "eyJ", "&secret", "a"):
+        assert not holds_secret(unit * (200_000 // len(unit)))

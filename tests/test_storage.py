@@ -199,3 +199,13 @@ def test_a_store_that_does_not_answer_is_an_os_error_whatever_its_client_raises(
     monkeypatch.setitem(sys.modules, "httpx", SimpleNamespace(TransportError=Unreached))
     with pytest.raises(OSError, match=r"^no such host\. Credentials are read"), storage.as_os_error():
         raise Unreached("no such host.")
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["data://x", "dir://x", "tar://x::/etc/passwd", "s3://", "arrow_hdfs://x", "A_B://x", "s3://KEY:PASSWORD@b/x"],
+)
+def test_an_address_that_is_no_place_for_files_is_one_error(url):
+    with pytest.raises(StorageError) as caught:
+        storage.place(url)
+    assert "PASSWORD" not in str(caught.value)

@@ -11,13 +11,9 @@ from src import storage
 from src.config.explaining import explain
 from src.config.reading import parse_yaml, read_yaml
 from src.config.schema import Config
-from src.errors import PRIVATE_URL, ConfigError
+from src.errors import ConfigError, holds_secret
 
 _SECRET_KEYS = re.compile(r"(.*_)?(api_?key|token|secret|password|credentials?)", re.IGNORECASE)
-_SECRET_VALUES = re.compile(
-    r"(?<![\w-])(tml-[\w-]{12,}|hf_[A-Za-z0-9]{30,}|sk-[\w-]{32,}|eyJ[\w-]{8,}\.[\w-]{8,})"
-    rf"|{PRIVATE_URL}"
-)
 
 
 def load_config(source: str | Path | Mapping[str, Any] | Config, overrides: Mapping[str, Any] | None = None) -> Config:
@@ -83,7 +79,7 @@ def _refuse_secrets(values: Mapping[str, Any]) -> None:
                 f"{'.'.join(path)} is a secret, and secrets do not belong in a file. Set it in the environment: "
                 "TINKER_API_KEY for Tinker, HF_TOKEN for the Hugging Face hub."
             )
-        if isinstance(value, str) and _SECRET_VALUES.search(value):
+        if isinstance(value, str) and holds_secret(value):
             raise ConfigError(
                 f"The value of {'.'.join(path)} looks like a key or a signed address, which do not belong in a file. "
                 "Set keys in the environment (TINKER_API_KEY, HF_TOKEN); name a checkpoint by its tinker:// path."

@@ -12,7 +12,7 @@ from src.errors import DataError
 from src.models.extraction.engine import CachePolicy, as_array, read_rows
 from src.models.extraction.forecast import ExtractionPlan, plan_rows
 from src.models.extraction.layers import Layers, anatomy, layer_names
-from src.models.extraction.tokens import Tokens, Truncation, context_length, tokenize
+from src.models.extraction.tokens import Tokens, Truncation, check_texts, context_length, tokenize
 
 MOST_CANDIDATES = 4096
 _TAIL = 8  # characters; "Answer:" and the line break before it
@@ -184,9 +184,14 @@ def _prepared(
     """The tokens that each continuation adds, and the prompts' own, which leave room for all (but its last one)."""
     if not prompts:
         raise DataError("There are no prompts to answer.")
+    check_texts(prompts)
     endings = _endings(tokenizer, prompts, continuations)
     limit = context_length(model)
     room = limit - _longest(endings) + (not whole_answer) if limit is not None else None
+    if room is not None and room < 1:
+        raise DataError(
+            f"A continuation has {_longest(endings):,} tokens, and the model's context {limit:,}: shorten it."
+        )
     return endings, tokenize(tokenizer, prompts, limit=room, truncation=truncation)
 
 
@@ -223,6 +228,7 @@ def _endings(
     per_prompt = [shared] * len(prompts) if shared else [list(options) for options in continuations]
     if len(per_prompt) != len(prompts):
         raise DataError(f"There are {len(prompts)} prompts and {len(per_prompt)} lists of continuations.")
+    check_texts([*dict.fromkeys(text for options in per_prompt for text in options)])
     known: dict[tuple[str, str], tuple[int, ...]] = {}
     endings = []
     for prompt, options in zip(prompts, per_prompt, strict=True):

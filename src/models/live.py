@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from src.errors import ModelError
+from src.errors import DataError, ModelError
 from src.models.answer_states import EVERY, AnswerPosition, Reading, Span
 from src.models.decoding import generate
 from src.models.extraction.capture import watching
@@ -78,7 +78,7 @@ def answer_live(
         stop, max_new_tokens, thinking: as in `answer_freely`.
 
     Raises:
-        DataError: an empty or over-long prompt.
+        DataError: an empty or over-long prompt, or a stop string that the tokenizer cannot write.
         ModelError: no such layer, or one that is not passed once for every token.
     """
     parts, marks = anatomy(model), thinking_marks(tokenizer, thinking)
@@ -89,8 +89,14 @@ def answer_live(
     room = min(max_new_tokens, context - len(ids)) if context else max_new_tokens
     criteria = [_OneTokenLater(tokenizer, stop)] if stop and not thinking else []
     seen: list[Tensor] = []
-    with watching(parts, name, lambda states: seen.append(states[0, -1].clone())):
-        said = generate(model, tokenizer, [ids], room + 1, (), width=room + 1, sampling=None, criteria=criteria)
+    try:
+        with watching(parts, name, lambda states: seen.append(states[0, -1].clone())):
+            said = generate(model, tokenizer, [ids], room + 1, (), width=room + 1, sampling=None, criteria=criteria)
+    except torch.OutOfMemoryError as error:
+        raise ModelError(
+            f"A prompt of {len(ids):,} tokens and its answer do not fit into the GPU's memory beside the model. Allow "
+            "shorter answers, or use a quantised or smaller model."
+        ) from error
     new, log_probabilities = spoken(said[0][0], said[1][0])
     if len(seen) != len(new):
         raise ModelError(
@@ -119,7 +125,10 @@ class _OneTokenLater:
     def __init__(self, tokenizer: Any, stop: Sequence[str]):
         from transformers import StopStringCriteria
 
-        self._criterion: Any = StopStringCriteria(tokenizer, list(stop))
+        try:
+            self._criterion: Any = StopStringCriteria(tokenizer, list(stop))
+        except ValueError as error:
+            raise DataError(f"The tokenizer cannot write one of the stop strings {list(stop)!r:.200}.") from error
         self._held: Tensor | None = None
 
     def __call__(self, input_ids: Tensor, scores: Tensor, **_: Any) -> Tensor:

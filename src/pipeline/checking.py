@@ -20,7 +20,7 @@ from src.pipeline.plan import Plan, model_loader
 from src.pipeline.probing import answered_splits
 from src.pipeline.results import strict
 from src.pipeline.sharing import metrics_of, training_ids
-from src.probes.artifact import SavedProbe
+from src.probes.artifact import SavedProbe, check_folder
 from src.probes.drift import Realignment, realign
 from src.probes.origin import ModelIdentity
 
@@ -113,6 +113,8 @@ def run_check(
     plan: CheckPlan, *, margins: Margins | None = None, labelled: bool = True, save: str | Path | None = None
 ) -> Check:
     """As `check_probe`, of what was planned."""
+    if save is not None:
+        check_folder(save)
     before, after, identity = _asked(plan)
     saved, splits = plan.probe, plan.own_plan.task.splits
     if plan.other.data.unparsed == "drop":
@@ -198,5 +200,6 @@ def _saved(check: Check, folder: str | Path) -> Check:
         new = SavedProbe(fitted.weights_, replace(origin, family="logistic", training_ids=ids, C=fitted.C_))
     else:
         weights = saved.weights if kind == FROZEN else check.realignment.weights
-        new = replace(saved, weights=weights, origin=origin, promises=())
+        promises = saved.promises if check.unchanged else ()
+        new = replace(saved, weights=weights, origin=origin, promises=promises)
     return replace(check, saved_in=new.save_pretrained(folder))

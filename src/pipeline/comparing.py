@@ -155,12 +155,15 @@ def _labels(folders: Sequence[str | Path]) -> dict[Path, str]:
 
 
 def _sides(folder: Path, labels: Mapping[Path, str]) -> list[Side]:
-    from pyarrow import parquet
+    from pyarrow import ArrowException, parquet
 
     results = read_results(folder)
     if not (folder / ANSWERS).is_file():
         raise ConfigError(f"{folder} holds no {ANSWERS}, which a comparison reads. Run it again.")
-    table = parquet.read_table(io.BytesIO(storage.read(folder / ANSWERS))).to_pandas()
+    try:
+        table = parquet.read_table(io.BytesIO(storage.read(folder / ANSWERS))).to_pandas()
+    except ArrowException as error:
+        raise ConfigError(f"{folder / ANSWERS} cannot be read ({error!s:.200}). Run it again.") from error
     if missing := sorted({*_COLUMNS, *_SCORERS} - set(table.columns)):
         raise ConfigError(f"{folder / ANSWERS} has no column {missing[0]!r}: another version wrote it. Run it again.")
     model, config = results["config"]["model"], results["config"]
@@ -185,12 +188,30 @@ def _sides(folder: Path, labels: Mapping[Path, str]) -> list[Side]:
             settings=_flat(config),
             rows={name: row for row, name in enumerate(rows["id"])},
             group=rows["group"].to_numpy(),
-            correct=rows["correct"].to_numpy(dtype=np.float64),
-            confidences={name: rows[name].to_numpy(dtype=np.float64) for name in _SCORERS},
+            correct=_column(rows, "correct", folder),
+            confidences={name: _column(rows, name, folder) for name in _SCORERS},
             bootstrap=(config["evaluation"]["bootstrap"], config["experiment"]["seed"]),
             bins=config["evaluation"]["bins"],
         ))  # fmt: skip
     return sides
+
+
+def _column(rows: Any, name: str, folder: Path) -> np.ndarray:
+    """(n,) float64: labels, or confidences, of which only the own probability must be there for every answer.
+
+    Raises:
+        ConfigError: anything else.
+    """
+    try:
+        values = rows[name].to_numpy(dtype=np.float64)
+    except (TypeError, ValueError):
+        values = np.full(len(rows), np.inf)
+    needed = name in ("correct", OWN)
+    known = values if needed else values[~np.isnan(values)]
+    within = np.isin(known, (0, 1)) if name == "correct" else (known >= 0) & (known <= 1)
+    if not within.all():
+        raise ConfigError(f"{folder / ANSWERS}: the column {name!r} holds what no run writes there. Run it again.")
+    return values
 
 
 def _there(side: Side, rows: np.ndarray) -> dict[str, np.ndarray]:

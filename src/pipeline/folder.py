@@ -128,7 +128,7 @@ def read_results(folder: str | Path) -> dict[str, Any]:
         raise ConfigError(f"{folder} holds no {RESULTS}: give the folder of a finished run.")
     try:
         results = json.loads(storage.read(path))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path} is not JSON ({error}). Run it again.") from error
     schema = results.get("schema") if isinstance(results, dict) else None
     if schema == _BEFORE:

@@ -61,11 +61,12 @@ def ask_spread(plan: Plan, config: Config, folders: tuple[str, ...]) -> None:
         storage.make_folder(cache)
         files.write_text(cache / marker, "Workers look whether they see the same folder.\n")
     try:
-        with _cluster(config.run.workers):
+        with _cluster(config.run.workers) as is_ours:
             adapters = dict(zip(plan.adapters, folders, strict=True))
             spec = Spec(config.model_dump(mode="json"), adapters, plan.layers, marker)
             portions = list(_portions(plan.tasks, config.run.workers))
-            spread(portions, Worker, spec, workers=config.run.workers, gpus=config.run.worker_gpus)
+            gpus = gpus_of_each(config.run.workers, config.run.worker_gpus, may_grow=not is_ours)
+            spread(portions, Worker, spec, workers=config.run.workers, gpus=gpus)
     finally:
         (cache / marker).unlink(missing_ok=True)
 
@@ -139,11 +140,34 @@ class Worker:
         return model, tokenizer
 
 
-def spread(portions: Sequence[Any], worker: type, spec: Any, *, workers: int, gpus: int | None = None) -> None:
+def gpus_of_each(workers: int, wanted: int | None, *, may_grow: bool) -> int:
+    """How many GPUs each worker gets; where none are wanted in particular, one where there is one for each.
+
+    Raises:
+        WorkersError: the cluster has fewer than are wanted, and will not have more.
+    """
+    import ray
+
+    there = int(ray.cluster_resources().get("GPU", 0))
+    if wanted is None:
+        if 0 < there < workers:
+            log.warning("The cluster has %d GPUs and there are %d workers: they run without any.", there, workers)
+        return int(there >= workers)
+    if wanted * workers > there:
+        said = (
+            f"{workers} workers of {wanted} GPUs each (run.worker_gpus) need {wanted * workers}, and {there} are there"
+        )
+        if not may_grow:
+            raise WorkersError(f"{said}. Use fewer workers, or fewer GPUs for each.")
+        log.warning("%s: those without wait until the cluster grows.", said)
+    return wanted
+
+
+def spread(portions: Sequence[Any], worker: type, spec: Any, *, workers: int, gpus: int = 0) -> None:
     """Have `workers` actors, each `worker(spec)`, called with every portion; portions are kept by Ray until then.
 
     Args:
-        gpus: of each worker; None: one where the cluster has enough for all.
+        gpus: of each worker.
 
     Raises:
         ProbingError: what a worker raised of ours.
@@ -153,11 +177,6 @@ def spread(portions: Sequence[Any], worker: type, spec: Any, *, workers: int, gp
     import ray
     import ray.exceptions
 
-    if gpus is None:
-        there = ray.cluster_resources().get("GPU", 0)
-        gpus = int(there >= workers)
-        if 0 < there < workers:
-            log.warning("The cluster has %d GPUs and there are %d workers: they run without any.", there, workers)
     rows = [{"number": number, "portion": portion} for number, portion in enumerate(portions)]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # max_task_retries has no other way in yet
@@ -218,18 +237,21 @@ def _portions(tasks: Sequence[Task], workers: int) -> Iterator[Portion]:
 
 
 @contextlib.contextmanager
-def _cluster(workers: int) -> Iterator[None]:
-    """The cluster of RAY_ADDRESS or of this process; else one on this machine, shut down when the block ends."""
+def _cluster(workers: int) -> Iterator[bool]:
+    """The cluster of RAY_ADDRESS or of this process; else one on this machine, shut down when the block ends.
+
+    It says whether the cluster is such a one of ours.
+    """
     address = os.environ.get("RAY_ADDRESS")
     with machine.environment({} if address else _LOCAL | {"RAY_AUTH_TOKEN": secrets.token_hex(32)}):
         import ray
 
         if ray.is_initialized():
-            yield
+            yield False
             return
         _start(address, workers)
         try:
-            yield
+            yield not address
         finally:
             ray.shutdown()
 

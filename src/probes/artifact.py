@@ -143,18 +143,16 @@ class SavedProbe:
             StorageError: it cannot be written, or holds files that are not of a probe.
             ScoringError: NaN or infinity in the weights, or an origin that says what none can, such as layer=4.
         """
-        folder = storage.place(folder).absolute()
+        folder = check_folder(folder)
         arrays = _as_bytes(self.weights)
         header = _header(self, arrays)
         check_header(header)
         if mismatch := _mismatch(self.origin):
             raise ScoringError(f"This probe cannot be saved: it is {mismatch}.")
-        with machine.writing(folder, setting="folder"):
-            _refuse_strangers(folder)
-            with files.staged_directory(folder) as staging:
-                files.write_bytes(staging / ARRAYS, arrays)
-                files.write_text(staging / CARD, model_card(header))
-                files.write_json(staging / HEADER, header.as_plain())  # last: it names the arrays
+        with machine.writing(folder, setting="folder"), files.staged_directory(folder) as staging:
+            files.write_bytes(staging / ARRAYS, arrays)
+            files.write_text(staging / CARD, model_card(header))
+            files.write_json(staging / HEADER, header.as_plain())  # last: it names the arrays
         return folder
 
     @classmethod
@@ -276,8 +274,11 @@ def _form(header: Header) -> tuple[type[Weights], dict[str, tuple[int, ...]]]:
     return kind, {field.name: (1,) if field.name == "bias" else (width,) for field in fields(kind)}
 
 
-def _refuse_strangers(folder: Path) -> None:
-    """A folder is replaced as a whole, so it may hold nothing else."""
-    strangers = sorted({path.name for path in folder.iterdir()} - {ARRAYS, HEADER, CARD}) if folder.exists() else []
+def check_folder(folder: str | Path) -> Path:
+    """The place of a probe's folder, which is replaced as a whole. Raises StorageError where it holds anything else."""
+    place = storage.place(folder).absolute()
+    with machine.writing(place, setting="folder"):
+        strangers = sorted({path.name for path in place.iterdir()} - {ARRAYS, HEADER, CARD}) if place.exists() else []
     if strangers:
-        raise StorageError(f"{folder} holds {strangers[0]!r:.80}, so it is not the folder of a probe. Choose another.")
+        raise StorageError(f"{place} holds {strangers[0]!r:.80}, so it is not the folder of a probe. Choose another.")
+    return place

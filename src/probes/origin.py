@@ -13,6 +13,7 @@ Text = Annotated[str, StringConstraints(max_length=100_000)]
 Name = Annotated[str, StringConstraints(max_length=500, pattern=r"^[^\x00-\x1f\x7f]+$")]
 Hash = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{16,128}$")]
 Layer = Annotated[str, StringConstraints(pattern=r"^(embeddings|final_norm|block\.[0-9]{1,4})$")]
+Stop = Annotated[str, StringConstraints(min_length=1, max_length=1000)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Family = Literal["logistic", "mean_difference", "mlp", "attention"]
 _CLOSED = ConfigDict(extra="forbid")  # read from a file, an unknown key is an error
@@ -101,7 +102,7 @@ class Asking:
     by: Literal["generation", "letters", "choices"] = "generation"
     template: Text | None = None
     chat: bool = False
-    stop: tuple[Text, ...] = ()
+    stop: Annotated[tuple[Stop, ...], Field(max_length=100)] = ()
     max_new_tokens: Annotated[int, Field(ge=1, le=100_000)] = 64
     thinking: Literal["think", "harmony"] | None = None
     marking: Name = "exact"

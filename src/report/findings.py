@@ -7,6 +7,7 @@ from src.report.elsewhere import sentences
 from src.report.words import (
     LEVEL,
     SHORT,
+    SMALL_N,
     clear,
     contains,
     excludes_zero,
@@ -34,8 +35,14 @@ def about_scale(variant: Variant) -> list[str]:
     own, scaled = (
         variant["scores"].get(name, {}).get("all") for name in ("own_probability", "own_recalibrated")
     )  # fmt: skip
-    if not scaled or own["ece"]["value"] <= own["ece"]["calibrated_q95"]:
+    few = variant["splits"]["val"] < SMALL_N
+    if not scaled or few or own["ece"]["value"] <= own["ece"]["calibrated_q95"]:
         return []
+    if scaled["auroc"]["value"] == 0.5 != own["auroc"]["value"]:
+        return [
+            "Recalibrated on validation questions (Platt scaling), its own probability becomes the share of right "
+            "answers for every question: there, wrong answers have the higher ones, so no scale can mend it."
+        ]
     left = scaled["ece"]["value"] > scaled["ece"]["calibrated_q95"]
     return [
         f"Recalibrated on {variant['splits']['val']:,} validation questions (Platt scaling), its own probability has "

@@ -14,8 +14,8 @@ from typing import Any
 
 from src import __version__, files
 from src.adapters import CONFIG_NAME, MARKER, WEIGHTS_NAME
-from src.errors import IntegrityError
-from src.storage import local
+from src.errors import IntegrityError, StorageError
+from src.storage import is_url, local
 from src.tinker.convert import Conversion
 from src.tinker.sources import Source
 
@@ -41,7 +41,9 @@ class Origin:
 
 
 def adapter_folder(output_dir: str | Path) -> Path:
-    """Where the adapter of an output folder lies."""
+    """Where the adapter of an output folder lies. Raises StorageError for an address: adapters lie on this machine."""
+    if is_url(str(output_dir)):
+        raise StorageError(f"{output_dir} is an address, and an adapter's folder lies on this machine. Name a folder.")
     return local(output_dir) / ADAPTER_FOLDER
 
 

@@ -181,6 +181,8 @@ def _refusal(job: Job) -> str:
         packed = forward_packed(job.model, job.parts, own, last, job.layers, job.candidates, prefix=prefix)
     except NotPackable as error:
         return str(error)
+    except torch.OutOfMemoryError:
+        return "the GPU's memory is too full to compare it with the packed one"
     # Log-probabilities are float32 whatever the states are that they come from.
     tolerance = _TOLERANCE.get(str(job.model.get_input_embeddings().weight.dtype), _COARSE_TOLERANCE)
     for place, ids in enumerate(sorted(texts, key=len)):

@@ -22,6 +22,17 @@ def context_length(model: Any) -> int | None:
     return getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
 
 
+def check_texts(texts: Sequence[str]) -> None:
+    """Raises DataError for anything but a list of texts that a tokenizer can take."""
+    if isinstance(texts, str):
+        raise DataError("texts must be a list of texts, not one string: write [text].")
+    for index, text in enumerate(texts):
+        if not isinstance(text, str) or not text:
+            raise DataError(f"Text {index} is {'empty' if text == '' else repr(text)}: there is no token to read.")
+        if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
+            raise DataError(f"Text {index} holds half of a surrogate pair, which is no character: {text!r:.60}")
+
+
 def tokenize(
     tokenizer: Any, texts: Sequence[str], *, limit: int | None, truncation: Truncation | None = None
 ) -> Tokens:
@@ -37,13 +48,7 @@ def tokenize(
     Raises:
         DataError: an empty text, or one over the limit (how many, and the first one's index).
     """
-    if isinstance(texts, str):
-        raise DataError("texts must be a list of texts, not one string: write [text].")
-    for index, text in enumerate(texts):
-        if not isinstance(text, str) or not text:
-            raise DataError(f"Text {index} is {'empty' if text == '' else repr(text)}: there is no token to read.")
-        if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
-            raise DataError(f"Text {index} holds half of a surrogate pair, which is no character: {text!r:.60}")
+    check_texts(texts)
     encoded = tokenizer(list(texts), add_special_tokens=True, verbose=False)["input_ids"] if texts else []
     if (empty := next((index for index, ids in enumerate(encoded) if not ids), None)) is not None:
         raise DataError(f"Text {empty} ({texts[empty]!r:.60}) has no tokens.")
