@@ -59,6 +59,16 @@ def a_portion_that_kills(folder: str) -> dict:
     return said | {"begun": begun(first), "begun again": begun(again)}
 
 
+def gpus_that_are_not_there(folder: str) -> dict:
+    with spreading._cluster(1) as is_ours:
+        try:
+            spreading.gpus_of_each(2, 3, may_grow=not is_ours)
+        except ProbingError as error:
+            return {"error": type(error).__name__, "message": str(error), "left out": spreading.gpus_of_each(
+                2, None, may_grow=not is_ours)}  # fmt: skip
+    return {}
+
+
 def knock(address: str, **environment: str) -> str:
     without = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     done = subprocess.run(

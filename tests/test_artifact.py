@@ -559,3 +559,12 @@ def test_what_could_not_be_read_again_is_not_saved(changes, message, tmp_path):
     with pytest.raises(ScoringError, match=message):
         replace(probe, origin=replace(probe.origin, **changes)).save_pretrained(tmp_path / "probe")
     assert not (tmp_path / "probe").exists()
+
+
+@pytest.mark.parametrize("stop", [[""], ["a"] * 101, ["a" * 1001]])
+def test_stop_strings_of_a_stranger_are_few_short_and_not_empty(folder, stop):
+    header = json.loads((folder / HEADER).read_text())
+    header["origin"]["asking"]["stop"] = stop
+    (folder / HEADER).write_text(json.dumps(header))
+    with pytest.raises(IntegrityError, match=r"origin\.asking\.stop"):
+        SavedProbe.from_pretrained(folder)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from src.config import load_config
-from src.errors import ConfigError, ModelError
+from src.errors import ConfigError, ModelError, StorageError
 from src.models import ModelLoader
 from src.pipeline import asking, check_probe, checking, run
 from src.pipeline.check_plan import Named, plan_check
@@ -106,7 +106,9 @@ def test_a_probe_of_the_tuned_model_is_checked_on_the_base_model(finished, model
     assert found.realignment.moved > 0
 
 
-def test_without_labels_nothing_is_said_of_right_and_wrong(probe, finished, model_folder, adapter_folder, tmp_path):
+def test_without_labels_nothing_is_said_of_right_and_wrong(
+    probe, finished, model_folder, adapter_folder, tmp_path, monkeypatch
+):
     """Other right answers, to the same questions, change nothing of what the states say."""
     found = check_probe(probe, str(model_folder), adapter=str(adapter_folder), labelled=False)
     assert (found.verdict, found.tested) == ("not judged", None)
@@ -120,6 +122,12 @@ def test_without_labels_nothing_is_said_of_right_and_wrong(probe, finished, mode
     kept, old = (SavedProbe.from_pretrained(folder) for folder in (unchanged.saved_in, probe))
     assert np.array_equal(kept.weights.weight, old.weights.weight)
     assert kept.origin.metrics == old.origin.metrics
+    assert kept.promises == old.promises != ()
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("precious")
+    monkeypatch.setattr(checking, "_asked", None)  # before anything is computed
+    with pytest.raises(StorageError, match=r"holds 'thesis\.txt'"):
+        check_probe(probe, str(model_folder), save=tmp_path / "mine")
 
 
 @pytest.mark.parametrize("checked_on", ["turned", "model_folder"])

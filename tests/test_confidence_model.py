@@ -256,3 +256,21 @@ def test_the_answer_fits_into_the_context(model, tokenizer):
     assert len(said.answers.answer_ids[0]) == room
     assert len(said.states) == room + 1
     assert torch.isfinite(said.states).all()
+
+
+def test_a_stop_string_that_the_tokenizer_cannot_write_is_named(model, tokenizer, monkeypatch):
+    def unknown(*_):
+        raise ValueError("Stop string preprocessing was unable to identify tokens matching the supplied stop strings")
+
+    monkeypatch.setattr("transformers.StopStringCriteria", unknown)
+    with pytest.raises(DataError, match="cannot write one of the stop strings"):
+        answer_live(model, tokenizer, PROMPT, "block.1", stop=("x",), max_new_tokens=4)
+
+
+def test_an_answer_that_the_gpu_has_no_room_for_is_one_sentence(model, tokenizer, monkeypatch):
+    def full(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr("src.models.live.generate", full)
+    with pytest.raises(ModelError, match="do not fit into the GPU's memory"):
+        answer_live(model, tokenizer, PROMPT, "block.1", max_new_tokens=4)

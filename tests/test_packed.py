@@ -325,3 +325,14 @@ class TestPlan:
 
 def test_layer_names_used_here_are_the_librarys():
     assert set(itertools.chain(layer_names("all", 3), ("embeddings", "final_norm"))) >= set(LAYERS)
+
+
+def test_where_there_is_no_room_to_compare_the_padded_path_is_taken(monkeypatch, notices):
+    def full(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(passes, "shared_beginning", full)
+    model = build("Llama", SMALL)
+    rows = read_rows(model, texts(), layers=("block.1",), budget=300)
+    assert_same(as_array(rows.states), alone(model, texts(), ("block.1",), ())[0])
+    assert "memory is too full to compare" in notices.text

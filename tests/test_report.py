@@ -322,13 +322,16 @@ def test_how_much_of_a_miscalibration_is_scale_is_said_where_there_is_some(own, 
     variant = copy.deepcopy(example_results(tuned=False)["variants"]["base"])
     scores = variant["scores"]
     assert about_scale(variant) == []  # as in runs from before there was such a number
+    variant["splits"]["val"] = 300
     scores["own_recalibrated"] = {"all": copy.deepcopy(scores["own_probability"]["all"])}
     for name, ece in (("own_probability", own), ("own_recalibrated", scaled)):
         scores[name]["all"]["ece"] |= {"value": ece, "calibrated_mean": 0.03, "calibrated_q95": 0.05}
     said = about_scale(variant)
-    assert [told in sentence and f"in place of .{own * 1000:.0f}" in sentence for sentence in said] == [True] * bool(
-        told
-    )
+    assert [told in one and f"in place of .{own * 1000:.0f}" in one for one in said] == [True] * bool(told)
+    scores["own_recalibrated"]["all"]["auroc"]["value"] = 0.5  # slope 0
+    assert ["wrong answers have the higher ones" in one for one in about_scale(variant)] == [True] * bool(told)
+    variant["splits"]["val"] = 99
+    assert about_scale(variant) == []
 
 
 @pytest.mark.parametrize(

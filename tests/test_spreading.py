@@ -125,6 +125,14 @@ def test_a_portion_that_ends_every_worker_ends_the_run_with_a_sentence(ray_alone
 
 
 @pytest.mark.slow
+def test_workers_do_not_wait_for_gpus_that_will_never_come(ray_alone):
+    said = among_workers("gpus that are not there")
+    assert said["error"] == "WorkersError"
+    assert "2 workers of 3 GPUs each (run.worker_gpus) need 6; 0 are there" in said["message"].replace(", and 0", "; 0")
+    assert said["left out"] == 0
+
+
+@pytest.mark.slow
 def test_a_stranger_without_the_token_is_refused_by_our_cluster(ray_alone):
     said = among_workers("a stranger")
     assert said["with the token"] == "let in"
