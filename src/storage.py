@@ -24,10 +24,10 @@ def place(where: str | Path) -> Path:
         StorageError: a URL of no kind of storage that can be used from here, or of a file on another host.
     """
     url = str(where)
-    if holds_secret(url):
-        raise StorageError(f"The place {printable(url)} cannot be used: addresses are printed and saved. {ACCESS}")
     if not is_url(url):
         return local(where)
+    if holds_secret(url):
+        raise StorageError(f"The place {printable(url)} cannot be used: addresses are printed and saved. {ACCESS}")
     if url.startswith("file://"):
         path = url.removeprefix("file://").removeprefix("localhost")
         if not path.startswith("/"):

@@ -170,7 +170,7 @@ def _predicted(
 def _recalibrated(asked: Asked, splits: Splits) -> dict[str, np.ndarray]:
     """The own probability after Platt scaling on val: how much of its miscalibration is a matter of scale."""
     right = asked.correct[splits.val]
-    if len(set(right)) < len((0, 1)):
+    if not right.size or right.min() == right.max():
         return {}
     return {RECALIBRATED: fit_platt(asked.confidence[splits.val], right)(asked.confidence[splits.test])}
 

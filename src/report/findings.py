@@ -38,7 +38,8 @@ def about_scale(variant: Variant) -> list[str]:
     few = variant["splits"]["val"] < SMALL_N
     if not scaled or few or own["ece"]["value"] <= own["ece"]["calibrated_q95"]:
         return []
-    if scaled["auroc"]["value"] == 0.5 != own["auroc"]["value"]:
+    ranking, ranking_left = own["auroc"]["value"], scaled["auroc"]["value"]
+    if ranking_left == 0.5 and ranking != ranking_left:  # slope 0: all are equal
         return [
             "Recalibrated on validation questions (Platt scaling), its own probability becomes the share of right "
             "answers for every question: there, wrong answers have the higher ones, so no scale can mend it."
